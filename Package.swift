@@ -1,0 +1,84 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One target per layer, so that the compiler enforces the arrows of the architecture: a target can
+// use only what stands below it in this list. The README draws the picture.
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+let argumentParser = Target.Dependency.product(
+    name: "ArgumentParser", package: "swift-argument-parser")
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let serviceLifecycle = Target.Dependency.product(
+    name: "ServiceLifecycle", package: "swift-service-lifecycle")
+
+func layer(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(
+        name: name, dependencies: dependencies, exclude: ["README.md"], swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies + ["TestSupport"], swiftSettings: settings)
+}
+
+let package = Package(
+    name: "tidemark",
+    products: [.executable(name: "tidemark", targets: ["tidemark"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-crypto", exact: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", exact: "2.101.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", exact: "7.10.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", exact: "2.13.0"),
+    ],
+    targets: [
+        // What the system provides: headers and module maps only.
+        .target(name: "CLinux"),
+        .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+
+        // The layers, lowest first.
+        layer("BlockCore", ["CLinux"]),
+        layer("Bitmaps", ["BlockCore"]),
+        layer("Catalog", ["Bitmaps", "BlockCore", grdb]),
+        layer("DriverRaw", ["BlockCore"]),
+        layer("DriverQcow2", ["BlockCore", "CZlib", "CZstd"]),
+        layer("Volumes", ["BlockCore", "Bitmaps", "Catalog"]),
+        layer("NBDServer", ["BlockCore", "CLinux", logging]),
+        layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
+        layer("Jobs", ["Volumes", "Repository", "DriverRaw", "DriverQcow2", logging]),
+        layer("Control", [nioCore, nioPosix, logging]),
+        layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
+        .executableTarget(
+            name: "tidemark", dependencies: ["Agent", "Control", "Repository", argumentParser],
+            exclude: ["README.md"], swiftSettings: settings),
+
+        // Tests mirror the sources; TestSupport holds the models, the faults and the shared suite.
+        .target(
+            name: "TestSupport", dependencies: ["BlockCore"], path: "Tests/TestSupport",
+            swiftSettings: settings),
+        tests("BlockCoreTests", ["BlockCore"]),
+        tests("BitmapsTests", ["Bitmaps"]),
+        tests("CatalogTests", ["Catalog"]),
+        tests("DriverTests", ["DriverRaw", "DriverQcow2"]),
+        tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
+        tests("NBDServerTests", ["NBDServer", "DriverRaw"]),
+        tests("RepositoryTests", ["Repository", "DriverRaw"]),
+        tests("JobsTests", ["Jobs"]),
+        tests("ControlTests", ["Control"]),
+        tests("EndToEndTests", ["Control", "Repository"]),
+    ]
+)

@@ -1,0 +1,186 @@
+import CLinux
+import Glibc
+
+// Every read, write, flush, rename and unlink of an image or a repository file goes through
+// `HostFile` and `HostDirectory`: the one seam between the agent and its files.
+
+/// An open file or block device of the host, by system calls that may block.
+///
+/// The descriptor is closed when the last reference goes. Any thread may call any method;
+/// overlapping requests are the caller's to order.
+package final class HostFile: Sendable {
+    /// How a file is opened.
+    package enum Access: Sendable {
+        case readOnly
+        case readWrite
+        /// Created, and refused if it exists.
+        case create
+    }
+
+    package let path: String
+    package let isReadOnly: Bool
+    private let descriptor: Int32
+
+    package init(path: String, access: Access) throws(BlockError) {
+        let flags: Int32
+        switch access {
+        case .readOnly: flags = O_RDONLY
+        case .readWrite: flags = O_RDWR
+        case .create: flags = O_RDWR | O_CREAT | O_EXCL
+        }
+        let descriptor = Glibc.open(path, flags | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else {
+            throw .system(access == .create ? "create" : "open", on: path, errno: errno)
+        }
+        self.path = path
+        self.isReadOnly = access == .readOnly
+        self.descriptor = descriptor
+    }
+
+    /// A file without a name in `directory`, gone when the last reference is.
+    package init(temporaryIn directory: String) throws(BlockError) {
+        var template = Array("\(directory)/.tidemark-spill-XXXXXX".utf8CString)
+        let descriptor = mkstemp(&template)
+        guard descriptor >= 0 else {
+            throw .system("create a temporary file", on: directory, errno: errno)
+        }
+        unlink(template)
+        _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        self.path = "\(directory)/(temporary)"
+        self.isReadOnly = false
+        self.descriptor = descriptor
+    }
+
+    deinit { Glibc.close(descriptor) }
+
+    /// The present size in bytes.
+    package func sizeBytes() throws(BlockError) -> UInt64 {
+        let size = clinux_size(descriptor)
+        guard size >= 0 else { throw .system("ask the size", on: path, errno: errno) }
+        return UInt64(size)
+    }
+
+    /// Fills `destination` from `offset`; what lies beyond the end of the file is zeroes.
+    package func read(
+        at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) {
+        var done = 0
+        while done < destination.count {
+            let got = pread(
+                descriptor, destination.baseAddress! + done, destination.count - done,
+                Int(offset) + done)
+            if got < 0 {
+                if errno == EINTR { continue }
+                throw failure("read", offset, destination.count)
+            }
+            if got == 0 {
+                memset(destination.baseAddress! + done, 0, destination.count - done)
+                return
+            }
+            done += got
+        }
+    }
+
+    /// What an attempt to read without waiting came to.
+    package enum Attempt: Sendable {
+        case done
+        /// Some of it is not in the page cache, or lies beyond the end of the file.
+        case wouldBlock
+        /// The file system does not know how to try.
+        case unsupported
+    }
+
+    /// Fills `destination` from `offset` if the page cache holds all of it. After anything but
+    /// `done`, its content is undefined.
+    package func readNow(
+        at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Attempt {
+        let got = clinux_pread_nowait(
+            descriptor, destination.baseAddress, destination.count, Int64(offset))
+        if got == destination.count { return .done }
+        if got >= 0 || errno == EAGAIN || errno == EINTR { return .wouldBlock }
+        if errno == EOPNOTSUPP || errno == ENOSYS { return .unsupported }
+        throw failure("read", offset, destination.count)
+    }
+
+    /// Writes all of `source` at `offset`, into the page cache.
+    package func write(
+        at offset: UInt64, from source: UnsafeRawBufferPointer
+    ) throws(BlockError) {
+        var done = 0
+        while done < source.count {
+            let put = pwrite(
+                descriptor, source.baseAddress! + done, source.count - done, Int(offset) + done)
+            if put < 0 {
+                if errno == EINTR { continue }
+                throw failure("write", offset, source.count)
+            }
+            if put == 0 { throw failure("write", offset, source.count, ENOSPC) }
+            done += put
+        }
+    }
+
+    /// Makes every completed write durable, and the size with it.
+    package func flush() throws(BlockError) {
+        guard fdatasync(descriptor) == 0 else {
+            throw .system("flush", on: path, errno: errno)
+        }
+    }
+
+    /// Starts writing `range` back to the medium without waiting, so that a later flush is short.
+    /// A hint: failure is silent.
+    package func startWriteback(_ range: ByteRange) {
+        _ = clinux_start_writeback(descriptor, Int64(range.offset), Int64(range.lengthBytes))
+    }
+
+    /// Cuts or grows the file; what is new reads as zeroes.
+    package func truncate(toBytes size: UInt64) throws(BlockError) {
+        guard ftruncate(descriptor, Int(size)) == 0 else {
+            throw .system("resize to \(size) bytes", on: path, errno: errno)
+        }
+    }
+
+    /// Deallocates `range`, which then reads as zeroes.
+    package func punchHole(_ range: ByteRange) throws(BlockError) {
+        guard clinux_punch_hole(descriptor, Int64(range.offset), Int64(range.lengthBytes)) == 0
+        else { throw failure("punch a hole", range.offset, Int(range.lengthBytes)) }
+    }
+
+    /// Makes `range` read as zeroes and keeps it allocated.
+    package func zeroRange(_ range: ByteRange) throws(BlockError) {
+        guard clinux_zero_range(descriptor, Int64(range.offset), Int64(range.lengthBytes)) == 0
+        else { throw failure("write zeroes", range.offset, Int(range.lengthBytes)) }
+    }
+
+    /// The next run of `range` that the file system stores, from its start: nil if none.
+    package func nextData(in range: ByteRange) throws(BlockError) -> ByteRange? {
+        let data = clinux_seek_data(descriptor, Int64(range.offset))
+        if data < 0 {
+            if errno == ENXIO { return nil }
+            if errno == EINVAL { return range }
+            throw failure("seek data", range.offset, Int(range.lengthBytes))
+        }
+        guard UInt64(data) < range.end else { return nil }
+        let hole = clinux_seek_hole(descriptor, data)
+        guard hole >= 0 else { throw failure("seek a hole", range.offset, Int(range.lengthBytes)) }
+        return ByteRange(offset: UInt64(data), end: min(UInt64(hole), range.end))
+    }
+
+    /// Locks the whole file for this process without waiting; released with the last reference.
+    package func lock(exclusive: Bool) throws(BlockError) {
+        guard clinux_lock_file(descriptor, exclusive) == 0 else {
+            if errno == EAGAIN || errno == EACCES {
+                throw BlockError(.busy, "lock", on: path, detail: "another process holds it")
+            }
+            throw .system("lock", on: path, errno: errno)
+        }
+    }
+
+    private func failure(
+        _ operation: String, _ offset: UInt64, _ count: Int, _ number: Int32 = errno
+    ) -> BlockError {
+        .system(
+            operation, on: path, errno: number,
+            range: ByteRange(offset: offset, lengthBytes: UInt64(count)))
+    }
+}

@@ -1,0 +1,70 @@
+import CLinux
+import Glibc
+import Synchronization
+
+// Threads for system calls that may block, apart from Swift's cooperative ones, which must not.
+//
+// A pool is also a task executor: a task started with a pool as its executor preference runs on
+// the pool's threads, and `run` inside it calls its body at once, so that a request that had to
+// be handed over wakes one thread, once. A pool for guests and a pool for repositories are kept
+// apart, so that a hung repository cannot take the threads that guests need.
+
+/// A fixed number of threads that execute blocking work in order of arrival.
+package final class IOPool: TaskExecutor {
+    /// For the disks that guests use.
+    package static let guest = IOPool(name: "io-guest", threadCount: 12)
+
+    /// For repositories, restores and everything else that a slow medium may hold up.
+    package static let background = IOPool(name: "io-background", threadCount: 8)
+
+    private enum Work {
+        case closure(@Sendable () -> Void)
+        case job(UnownedJob)
+    }
+
+    private let queue = WorkQueue<Work>()
+
+    package init(name: String, threadCount: Int) {
+        precondition(threadCount > 0)
+        for index in 0..<threadCount {
+            HostThread.start(name: "\(name)-\(index)") { [self] in serve() }
+        }
+    }
+
+    /// Runs `body`, which may block, on one of the pool's threads: at once if the caller is
+    /// already on one.
+    package func run<T: Sendable>(
+        _ body: @escaping @Sendable () throws(BlockError) -> T
+    ) async throws(BlockError) -> T {
+        if clinux_thread_pool() == identity { return try body() }
+        let result: Result<T, BlockError> = await withUnsafeContinuation { continuation in
+            queue.append(
+                .closure {
+                    do throws(BlockError) {
+                        continuation.resume(returning: .success(try body()))
+                    } catch {
+                        continuation.resume(returning: .failure(error))
+                    }
+                })
+        }
+        return try result.get()
+    }
+
+    package func enqueue(_ job: consuming ExecutorJob) {
+        queue.append(.job(UnownedJob(job)))
+    }
+
+    private var identity: UInt {
+        UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    private func serve() {
+        clinux_set_thread_pool(identity)
+        while true {
+            switch queue.next() {
+            case .closure(let body): body()
+            case .job(let job): job.runSynchronously(on: asUnownedTaskExecutor())
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+// System calls that Swift's Glibc module does not show, because they are Linux extensions.
+// _GNU_SOURCE stays out of this header: defining it here clashes with the importer's own fd_set.
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/// preadv2 with RWF_NOWAIT: returns what the page cache holds, or -1 with EAGAIN.
+ssize_t clinux_pread_nowait(int fd, void *buffer, size_t length, int64_t offset);
+
+/// fallocate(PUNCH_HOLE | KEEP_SIZE). Returns 0 or -1 with errno.
+int clinux_punch_hole(int fd, int64_t offset, int64_t length);
+
+/// fallocate(ZERO_RANGE | KEEP_SIZE). Returns 0 or -1 with errno.
+int clinux_zero_range(int fd, int64_t offset, int64_t length);
+
+/// fallocate with the default mode: allocates the range. Returns 0 or -1 with errno.
+int clinux_allocate(int fd, int64_t offset, int64_t length);
+
+/// lseek(SEEK_DATA): the offset of the next data at or after `offset`, or -1 (ENXIO: none).
+int64_t clinux_seek_data(int fd, int64_t offset);
+
+/// lseek(SEEK_HOLE): the offset of the next hole at or after `offset`, or -1.
+int64_t clinux_seek_hole(int fd, int64_t offset);
+
+/// sync_file_range(SYNC_FILE_RANGE_WRITE): starts writing back dirty pages without waiting.
+int clinux_start_writeback(int fd, int64_t offset, int64_t length);
+
+/// Takes a whole-file open-file-description lock without waiting. Returns 0, or -1 with EAGAIN.
+int clinux_lock_file(int fd, bool exclusive);
+
+/// Names the calling thread, as shown by top -H.
+void clinux_name_thread(const char *name);
+
+/// A word of the calling thread that says which I/O pool it belongs to; 0 for none.
+uintptr_t clinux_thread_pool(void);
+void clinux_set_thread_pool(uintptr_t pool);
+
+/// Waits until `fd` is readable. Returns 1, 0 on time-out, -1 with errno.
+int clinux_wait_readable(int fd, int timeout_milliseconds);
+
+/// The size in bytes of a regular file or block device, or -1 with errno.
+int64_t clinux_size(int fd);
+
+#endif
