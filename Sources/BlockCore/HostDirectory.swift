@@ -39,6 +39,19 @@ package enum HostDirectory {
         }
     }
 
+    /// Gives the file at `source` a second name, which must be free.
+    package static func link(_ source: String, to destination: String) throws(BlockError) {
+        guard Glibc.link(source, destination) == 0 else {
+            throw .system("link to \(destination)", on: source, errno: errno)
+        }
+    }
+
+    /// The directory in which `path` is a name.
+    package static func parent(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
     /// Removes the file at `path`; no error if there is none.
     package static func removeFile(_ path: String) throws(BlockError) {
         guard unlink(path) == 0 || errno == ENOENT else {
@@ -78,9 +91,7 @@ package enum HostDirectory {
             unlink(temporary)
             throw error
         }
-        let parent = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
-            .joined(separator: "/")
-        try flush(parent.isEmpty ? "/" : parent)
+        try flush(parent(of: path))
     }
 
     /// The whole content of the file at `path`, which must not exceed `limitBytes`.

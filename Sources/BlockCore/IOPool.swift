@@ -50,6 +50,11 @@ package final class IOPool: TaskExecutor {
         return try result.get()
     }
 
+    /// Runs `body`, which may block, on one of the pool's threads some time later.
+    package func submit(_ body: @escaping @Sendable () -> Void) {
+        queue.append(.closure(body))
+    }
+
     package func enqueue(_ job: consuming ExecutorJob) {
         queue.append(.job(UnownedJob(job)))
     }

@@ -1,0 +1,27 @@
+import BlockCore
+import Catalog
+import Control
+import Jobs
+import Logging
+import NBDServer
+import Volumes
+
+/// The parts of a running agent, which the commands of the control socket work on.
+struct Agent: Sendable {
+    let configuration: AgentConfiguration
+    let log: Logger
+    let queue: CatalogQueue
+    let volumes: VolumeStore
+    let repositories: RepositoryStore
+    let jobs: JobStore
+    let exports: NBDExportTable
+    let events: QMPEventHub
+
+    /// How much old data a backup may hold back, and where.
+    var fleece: FleeceLimits { FleeceLimits(directory: configuration.stateDirectory) }
+
+    /// Offers a volume to NBD clients under its own name.
+    func export(_ volume: Volume) throws(BlockError) {
+        try exports.addExport(VolumeExport(volume))
+    }
+}

@@ -1,0 +1,22 @@
+import Catalog
+import Control
+import Jobs
+
+extension QMPEventHub {
+    /// Tells clients of a job's new state.
+    func broadcast(job change: Jobs.JobStatusChange) {
+        broadcast(
+            QMPEvent(
+                .jobStatusChange,
+                Control.JobStatusChange(
+                    id: change.id, status: Control.JobStatus(change.status))))
+    }
+}
+
+extension JobRecord {
+    init(_ history: JobHistory) {
+        self.init(
+            id: history.id, type: history.type.rawValue, state: history.status.rawValue,
+            startedAt: history.started, endedAt: history.ended, error: history.error)
+    }
+}

@@ -1,0 +1,140 @@
+import BlockCore
+import Catalog
+import Control
+import Jobs
+import Logging
+import NBDServer
+import ServiceLifecycle
+import Volumes
+
+// An agent's life.
+//
+//   lock the state directory, open the catalog
+//   open the volumes          marks what was announced before a crash
+//   settle frozen bitmaps     promotes or undoes what a crash left of backups
+//   serve NBD, then control   from here on there are clients
+//   …                         until SIGTERM, SIGINT or `quit`
+//   stop jobs, stop NBD       requests in flight end, their replies are sent
+//   close the volumes         data flushed, bitmaps saved, activity log emptied
+//
+// What is interrupted anywhere in here is what a crash is, and the next start recovers from it.
+
+/// The composition root: makes the parts of an agent and runs them.
+package enum AgentMain {
+    /// Runs an agent until it is told to stop.
+    package static func run(configuration: AgentConfiguration) async throws {
+        var log = Logger(label: "tidemark") { StreamLogHandler.standardError(label: $0) }
+        log.logLevel = configuration.logLevel
+        try HostDirectory.create(configuration.stateDirectory)
+        let lock = try StateDirectoryLock(directory: configuration.stateDirectory)
+        defer { withExtendedLifetime(lock) {} }
+        let agent = try await start(configuration, log)
+
+        let nbd = NBDServer(
+            socketPath: configuration.nbdSocketPath, exports: agent.exports,
+            report: { [log] message in log.info("NBD: \(message)") })
+        try nbd.start()
+        var failure: (any Error)?
+        do {
+            try await serveControl(agent, nbd)
+        } catch {
+            failure = error
+        }
+        Readiness.notify("STOPPING=1")
+        await agent.jobs.stop()
+        await nbd.stop()
+        let unclean = await agent.volumes.closeAll()
+        for error in unclean { log.error("a volume was not closed cleanly: \(error)") }
+        if let error = failure ?? unclean.first { throw error }
+        log.notice("stopped")
+    }
+
+    private static func start(
+        _ configuration: AgentConfiguration, _ log: Logger
+    ) async throws -> Agent {
+        let catalog = try Catalog(directory: configuration.stateDirectory)
+        let queue = CatalogQueue(catalog: catalog)
+        let volumes = VolumeStore(queue: queue, stateDirectory: configuration.stateDirectory)
+        let repositories = RepositoryStore(queue: queue)
+        try await volumes.openAll()
+        for (name, reason) in await volumes.unavailable() {
+            log.error("volume \(name) is not served: \(reason)")
+        }
+        await Recovery.settleFrozenBitmaps(
+            of: volumes.volumes(), repositories: repositories, log: log)
+
+        let events = QMPEventHub()
+        let jobs = JobStore(
+            report: { events.broadcast(job: $0) },
+            record: { history in await record(history, queue, log) })
+        let agent = Agent(
+            configuration: configuration, log: log, queue: queue, volumes: volumes,
+            repositories: repositories, jobs: jobs, exports: NBDExportTable(), events: events)
+        for volume in await volumes.volumes() { try agent.export(volume) }
+        return agent
+    }
+
+    /// Answers commands until a signal or `quit` ends it.
+    private static func serveControl(_ agent: Agent, _ nbd: NBDServer) async throws {
+        let stop = StopRequest()
+        var table = CommandTable()
+        agent.registerVolumeCommands(in: &table)
+        agent.registerBitmapCommands(in: &table)
+        agent.registerRepositoryCommands(in: &table)
+        agent.registerPointCommands(in: &table)
+        agent.registerJobCommands(in: &table)
+        table.register(Quit.self) { _ in
+            await stop.request()
+            return Nothing()
+        }
+        let log = agent.log
+        let server = QMPServer(
+            socketPath: agent.configuration.controlSocketPath, commands: table,
+            events: agent.events, log: log,
+            onListening: {
+                log.notice("ready in \(agent.configuration.stateDirectory)")
+                Readiness.notify("READY=1")
+            })
+        let group = ServiceGroup(
+            services: [ControlService(server: server)],
+            gracefulShutdownSignals: [.sigterm, .sigint], logger: log)
+        await stop.set { await group.triggerGracefulShutdown() }
+        try await group.run()
+    }
+
+    private static func record(
+        _ history: JobHistory, _ queue: CatalogQueue, _ log: Logger
+    ) async {
+        do throws(BlockError) {
+            try await queue.run { (catalog) throws(BlockError) in
+                do throws(CatalogError) {
+                    try catalog.write { (transaction) throws(CatalogError) in
+                        try transaction.upsertJob(JobRecord(history))
+                    }
+                } catch {
+                    throw BlockError(catalog: error, "record job \(history.id)")
+                }
+            }
+        } catch {
+            log.warning("\(error)")
+        }
+    }
+}
+
+/// The control socket as a service that ends when the agent is told to.
+private struct ControlService: Service {
+    let server: QMPServer
+
+    func run() async throws {
+        try await cancelWhenGracefulShutdown { try await server.run() }
+    }
+}
+
+/// Connects the `quit` command to what it ends, which is made after it.
+private actor StopRequest {
+    private var action: (@Sendable () async -> Void)?
+
+    func set(_ action: @escaping @Sendable () async -> Void) { self.action = action }
+
+    func request() async { await action?() }
+}

@@ -1,0 +1,76 @@
+package import BlockCore
+import Catalog
+import Foundation
+import Jobs
+import Repository
+
+/// What a rebuilt catalog holds.
+package struct CatalogRebuildSummary: Sendable {
+    /// How many volumes have points.
+    package var volumes: Int
+    package var points: Int
+    /// Where the catalog that was there before is now.
+    package var keptAside: String?
+}
+
+/// Makes a new catalog from what repositories say about themselves, without an agent.
+///
+/// The catalog that was there is kept aside, never thrown away. The new one has lists, never
+/// bitmaps: nobody recorded what changed in between. Volumes are imported again by their images.
+package enum CatalogRebuild {
+    /// Rebuilds the catalog of `stateDirectory`, in which no agent may run. Each repository gets
+    /// the name of its folder.
+    package static func run(
+        stateDirectory: String, locations: [String]
+    ) async throws -> CatalogRebuildSummary {
+        let lock = try StateDirectoryLock(directory: stateDirectory)
+        defer { withExtendedLifetime(lock) {} }
+        // Everything is opened before anything is moved.
+        var found: [(location: RepositoryLocation, repository: any BackupRepository)] = []
+        for text in locations {
+            let location = try RepositoryLocation(text)
+            found.append((location, try await location.open()))
+        }
+        let keptAside = try keepAside(stateDirectory)
+        let queue = CatalogQueue(catalog: try Catalog(directory: stateDirectory))
+        let store = RepositoryStore(queue: queue)
+        var volumes: Set<String> = []
+        var pointCount = 0
+        for (location, repository) in found {
+            try await store.add(
+                freeName(for: location, among: store.records().map(\.name)), location: location,
+                repository: repository)
+            for point in try await repository.points() {
+                guard let manifest = point.manifest else { continue }
+                volumes.insert(manifest.volume.uuid)
+                pointCount += 1
+            }
+        }
+        try queue.catalog.close()
+        return CatalogRebuildSummary(
+            volumes: volumes.count, points: pointCount, keptAside: keptAside)
+    }
+
+    /// Moves the catalog and what SQLite keeps beside it to names that nothing uses.
+    private static func keepAside(_ stateDirectory: String) throws(BlockError) -> String? {
+        let path = "\(stateDirectory)/\(Catalog.fileName)"
+        guard HostDirectory.exists(path) else { return nil }
+        let aside = "\(path).kept-\(UTCTime.now().compactText)"
+        for suffix in ["-wal", "-shm", ""] where HostDirectory.exists(path + suffix) {
+            try HostDirectory.rename(path + suffix, to: aside + suffix)
+        }
+        try HostDirectory.flush(stateDirectory)
+        return aside
+    }
+
+    private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String {
+        let folder = URL(fileURLWithPath: location.text).lastPathComponent
+        var name = folder
+        var number = 2
+        while taken.contains(name) {
+            name = "\(folder)-\(number)"
+            number += 1
+        }
+        return name
+    }
+}

@@ -1,0 +1,72 @@
+import BlockCore
+import Control
+import Volumes
+
+extension Agent {
+    /// QEMU's commands on dirty bitmaps.
+    func registerBitmapCommands(in table: inout CommandTable) {
+        table.on(BlockDirtyBitmapAdd.self) { arguments in
+            // Every bitmap here is persistent; the argument is QEMU's and changes nothing.
+            try await volumes.volume(arguments.node).addBitmap(
+                arguments.name, granularityBytes: arguments.granularity.map(UInt64.init),
+                isRecording: !(arguments.disabled ?? false))
+            return Nothing()
+        }
+        table.on(BlockDirtyBitmapRemove.self) { arguments in
+            try await volumes.volume(arguments.node).removeBitmap(arguments.name)
+            return Nothing()
+        }
+        table.on(BlockDirtyBitmapClear.self) { arguments in
+            try await volumes.volume(arguments.node).clearBitmap(arguments.name)
+            return Nothing()
+        }
+        table.on(BlockDirtyBitmapEnable.self) { arguments in
+            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: true)
+            return Nothing()
+        }
+        table.on(BlockDirtyBitmapDisable.self) { arguments in
+            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: false)
+            return Nothing()
+        }
+        table.on(BlockDirtyBitmapMerge.self) { arguments in
+            try await merge(arguments)
+            return Nothing()
+        }
+        table.on(QueryDirtyBitmaps.self) { arguments in
+            let bitmaps = try await volumes.volume(arguments.node).bitmapStatuses()
+                .map(BitmapInfo.init)
+            guard let name = arguments.name else { return bitmaps }
+            guard let bitmap = bitmaps.first(where: { $0.name == name }) else {
+                throw ControlError.generic("Dirty bitmap '\(name)' not found")
+            }
+            return [bitmap]
+        }
+    }
+
+    private func merge(_ arguments: BlockDirtyBitmapMerge.Arguments) async throws {
+        var sources: [BitmapLocation] = []
+        for bitmap in arguments.bitmaps {
+            switch bitmap {
+            case .local(let name):
+                sources.append(
+                    BitmapLocation(volume: try await volumes.volume(arguments.node), name: name))
+            case .external(let reference):
+                sources.append(
+                    BitmapLocation(
+                        volume: try await volumes.volume(reference.node), name: reference.name))
+            }
+        }
+        try await volumes.volume(arguments.node).mergeBitmaps(sources, into: arguments.target)
+    }
+}
+
+extension BitmapInfo {
+    init(_ status: BitmapStatus) {
+        self.init(
+            name: status.name, count: status.dirtyBytes,
+            granularity: UInt32(status.granularityBytes), recording: status.isRecording,
+            busy: status.isBusy, persistent: true,
+            inconsistent: status.inconsistentReason == nil ? nil : true,
+            reason: status.inconsistentReason, continuesPoint: status.continues?.pointID)
+    }
+}

@@ -1,0 +1,97 @@
+import Control
+import Jobs
+
+extension Agent {
+    func registerJobCommands(in table: inout CommandTable) {
+        table.on(QueryJobs.self) { arguments in
+            if let id = arguments.id { return [try JobInfo(await jobs.job(id))] }
+            return try await jobs.all().map { try JobInfo($0) }
+        }
+        table.on(JobCancel.self) { arguments in
+            try await jobs.cancel(arguments.id)
+            return Nothing()
+        }
+        table.on(JobDismiss.self) { arguments in
+            try await jobs.dismiss(arguments.id)
+            return Nothing()
+        }
+    }
+}
+
+extension JobInfo {
+    init(_ job: Job) throws {
+        let progress = job.progress
+        self.init(
+            id: job.id, type: job.type.rawValue, status: Control.JobStatus(job.status),
+            currentProgress: progress.currentBytes, totalProgress: progress.totalBytes,
+            error: job.error,
+            result: try job.result.map { try JSONValue(encoding: Control.JobResult($0)) })
+    }
+}
+
+extension Control.JobStatus {
+    init(_ status: Jobs.JobStatus) {
+        self = Control.JobStatus(rawValue: status.rawValue) ?? .undefined
+    }
+}
+
+extension Control.JobResult {
+    init(_ result: Jobs.JobResult) {
+        switch result {
+        case .backup(let outcomes, let failures):
+            self.init(
+                points: outcomes.map(JobPoint.init),
+                failures: failures.isEmpty
+                    ? nil
+                    : failures.map {
+                        Control.JobFailure(subject: $0.subject, error: $0.error.description)
+                    })
+        case .restore(let outcome):
+            self.init(
+                points: [
+                    JobPoint(
+                        id: outcome.pointID, storedBytes: outcome.writtenBytes,
+                        durationSeconds: outcome.duration.seconds)
+                ],
+                target: outcome.isVolume ? nil : outcome.target,
+                volume: outcome.isVolume ? outcome.target : nil)
+        case .verify(let outcomes):
+            self.init(
+                points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },
+                failures: outcomes.filter { !$0.isGood }.map {
+                    Control.JobFailure(subject: $0.pointID, error: $0.text)
+                })
+        }
+    }
+}
+
+extension JobPoint {
+    init(_ outcome: BackupOutcome) {
+        self.init(
+            id: outcome.pointID, volume: outcome.volume, level: outcome.level,
+            reason: outcome.reason, storedBytes: outcome.storedBytes,
+            dirtyBytes: outcome.dirtyBytes, durationSeconds: outcome.duration.seconds,
+            freezeDurationSeconds: outcome.freezeDuration.seconds)
+    }
+}
+
+extension VerifyOutcome {
+    /// What was found, in one line.
+    fileprivate var text: String {
+        var parts = problems
+        if let first = badRanges.first {
+            let bytes = badRanges.reduce(0) { $0 + $1.lengthBytes }
+            parts.append(
+                "\(bytes) bytes in \(badRanges.count) ranges differ from what was backed up, "
+                    + "the first at \(first.offset)")
+        }
+        return parts.joined(separator: "; ")
+    }
+}
+
+extension Duration {
+    /// As a number, for JSON.
+    var seconds: Double {
+        Double(components.seconds) + Double(components.attoseconds) / 1e18
+    }
+}

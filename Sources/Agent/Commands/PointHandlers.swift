@@ -1,0 +1,102 @@
+import BlockCore
+import Control
+import Jobs
+import Repository
+import Volumes
+
+extension Agent {
+    /// What makes, lists, checks and restores points.
+    func registerPointCommands(in table: inout CommandTable) {
+        let finder = PointFinder(repositories: repositories)
+        table.on(QueryPoints.self) { arguments in
+            try await finder.points(volume: arguments.volume, repository: arguments.repository)
+                .map(PointInfo.init)
+        }
+        table.on(PointResolve.self) { arguments in
+            PointInfo(try await finder.resolve(arguments.point))
+        }
+        table.on(VolumeBackup.self) { arguments in try await backUp(arguments) }
+        table.on(PointVerify.self) { arguments in try await verify(arguments, finder) }
+        table.on(PointRestore.self) { arguments in try await restore(arguments, finder) }
+    }
+
+    private func backUp(_ arguments: VolumeBackup.Arguments) async throws -> StartedJob {
+        guard !arguments.volumes.isEmpty, Set(arguments.volumes).count == arguments.volumes.count
+        else { throw ControlError.generic("Parameter 'volumes' names no volume, or one twice") }
+        var sources: [Volume] = []
+        for name in arguments.volumes { sources.append(try await volumes.volume(name)) }
+        let backup = BackupJob(
+            volumes: sources, repository: try await repositories.repository(arguments.repository),
+            level: arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto,
+            bitmapName: arguments.bitmap, speedBytes: arguments.speed ?? 0, fleece: fleece)
+        return try await start(.backup, arguments.jobID, arguments.autoDismiss, backup.run)
+    }
+
+    private func verify(
+        _ arguments: PointVerify.Arguments, _ finder: PointFinder
+    ) async throws -> StartedJob {
+        var points: [FoundPoint] = []
+        if let names = arguments.points {
+            for name in names { points.append(try await finder.resolve(name)) }
+        } else {
+            points = try await finder.points(repository: arguments.repository)
+        }
+        let job = VerifyJob(points: points.map { ($0.repository, $0.id) })
+        return try await start(.verify, arguments.jobID, arguments.autoDismiss, job.run)
+    }
+
+    private func restore(
+        _ arguments: PointRestore.Arguments, _ finder: PointFinder
+    ) async throws -> StartedJob {
+        let format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
+        let target: RestoreJob.Target
+        switch (arguments.target, arguments.asVolume) {
+        case (let path?, nil):
+            target = .file(path: path)
+        case (nil, let name?):
+            target = .volume(name: name, store: volumes)
+        default:
+            throw ControlError.generic("Give one of the parameters 'target' and 'as-volume'")
+        }
+        let point = try await finder.resolve(arguments.point)
+        let job = RestoreJob(
+            repository: point.repository, pointID: point.id, target: target,
+            format: format ?? .qcow2)
+        let exportVolume = arguments.asVolume
+        return try await start(.restore, arguments.jobID, arguments.autoDismiss) {
+            (running) async throws(BlockError) in
+            let result = try await job.run(running)
+            if let exportVolume { try await export(volumes.volume(exportVolume)) }
+            return result
+        }
+    }
+
+    private func start(
+        _ type: JobType, _ id: String?, _ autoDismiss: Bool?,
+        _ body: @escaping @Sendable (Job) async throws(BlockError) -> Jobs.JobResult
+    ) async throws(BlockError) -> StartedJob {
+        let job = try await jobs.start(
+            id: id, type: type, autoDismiss: autoDismiss ?? true, body)
+        return StartedJob(jobID: job.id)
+    }
+}
+
+extension PointInfo {
+    init(_ point: FoundPoint) {
+        let summary = point.summary
+        let manifest = summary.manifest
+        self.init(
+            id: point.id.text, volume: manifest?.volume.name ?? summary.folder,
+            volumeUUID: manifest?.volume.uuid ?? "", repository: point.repository.name,
+            level: manifest?.level.rawValue ?? "unknown",
+            reason: manifest?.reason.rawValue ?? "unknown",
+            parent: manifest?.parent?.point.text,
+            created: (manifest?.freeze.time ?? summary.id.time).text,
+            size: manifest?.volume.lengthBytes ?? 0,
+            storedBytes: manifest?.image.storedBytes ?? 0, group: manifest?.group,
+            freezeDurationSeconds: manifest.map {
+                Double($0.freeze.durationMicroseconds) / 1_000_000
+            },
+            state: summary.problem?.description ?? "whole")
+    }
+}

@@ -1,0 +1,104 @@
+import BlockCore
+import Control
+import Volumes
+
+extension Agent {
+    func registerVolumeCommands(in table: inout CommandTable) {
+        table.on(VolumeCreate.self) { arguments in
+            let volume = try await volumes.create(specification(arguments))
+            try export(volume)
+            return Nothing()
+        }
+        table.on(VolumeImport.self) { arguments in
+            let volume = try await volumes.add(
+                arguments.name, path: arguments.file,
+                format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) })
+            try export(volume)
+            return Nothing()
+        }
+        table.on(VolumeRemove.self) { arguments in
+            try await remove(arguments)
+            return Nothing()
+        }
+        table.on(QueryVolumes.self) { arguments in
+            let infos = try await volumeInfos()
+            guard let name = arguments.name else { return infos }
+            guard let info = infos.first(where: { $0.name == name }) else {
+                throw ControlError.noSuchNode(name)
+            }
+            return [info]
+        }
+        table.on(QueryExports.self) { _ in
+            volumeExports.map {
+                ExportInfo(
+                    name: $0.name, volume: $0.volume.name, uri: configuration.uri(ofExport: $0.name),
+                    readOnly: $0.isReadOnly, connections: $0.connectionCount)
+            }
+        }
+    }
+
+    private var volumeExports: [VolumeExport] {
+        exports.all().compactMap { $0 as? VolumeExport }
+    }
+
+    private func specification(
+        _ arguments: VolumeCreate.Arguments
+    ) throws(BlockError) -> VolumeSpecification {
+        let format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
+        var backing: (path: String, format: Volumes.ImageFormat)?
+        var backingBytes: UInt64?
+        if let path = arguments.backing {
+            let format = try ImageOpener.probe(path: path)
+            let device = try ImageOpener.open(
+                path: path, format: format, readOnly: true, pool: .background)
+            backing = (path, format)
+            backingBytes = device.lengthBytes
+        }
+        guard let lengthBytes = arguments.size ?? backingBytes, lengthBytes > 0 else {
+            throw BlockError(
+                .invalid, "create the volume", on: arguments.name, detail: "give its size")
+        }
+        return VolumeSpecification(
+            name: arguments.name, lengthBytes: lengthBytes, format: format ?? .qcow2,
+            path: arguments.path, backing: backing)
+    }
+
+    /// A volume that somebody uses stays: its clients would lose their disk.
+    private func remove(_ arguments: VolumeRemove.Arguments) async throws {
+        let name = arguments.name
+        if let export = volumeExports.first(where: { $0.name == name }), export.connectionCount > 0 {
+            throw ControlError.generic(
+                "Volume '\(name)' is in use by \(export.connectionCount) NBD clients: "
+                    + "disconnect them first")
+        }
+        if let volume = try? await volumes.volume(name),
+            volume.bitmapStatuses().contains(where: \.isBusy)
+        {
+            throw ControlError.generic(
+                "Volume '\(name)' is being backed up: wait for the job or cancel it")
+        }
+        await exports.removeExport(name)
+        try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false)
+    }
+
+    private func volumeInfos() async throws -> [VolumeInfo] {
+        let open = await volumes.volumes()
+        let failures = await volumes.unavailable()
+        let exported = volumeExports
+        return try await volumes.records().map { record, nodes in
+            let volume = open.first { $0.id == record.id }
+            let failure = failures.first { $0.name == record.name }
+            let export = exported.first { $0.name == record.name }
+            return VolumeInfo(
+                name: record.name, uuid: record.uuid.uuidString.lowercased(), size: record.lengthBytes,
+                format: nodes.first?.format ?? "", path: nodes.first?.path ?? "",
+                nodes: nodes.map {
+                    NodeInfo(driver: $0.driver, file: $0.path, format: $0.format)
+                },
+                bitmaps: volume?.bitmapStatuses().map(BitmapInfo.init) ?? [],
+                exported: export != nil, uri: configuration.uri(ofExport: record.name),
+                state: volume == nil ? "unavailable" : "open",
+                reason: failure?.reason.description, connections: export?.connectionCount ?? 0)
+        }
+    }
+}

@@ -1,0 +1,33 @@
+import BlockCore
+import Synchronization
+
+/// Runs several workers over the pieces of a copy until there are none left.
+///
+/// The first failure stops all workers: each finishes the request that it has in flight, no
+/// buffer is given up before, and then the failure is thrown.
+enum CopyWorkers {
+    static func run(
+        _ source: PieceSource, workerCount: Int = 4, job: Job,
+        _ copy: @escaping @Sendable (Piece) async throws(BlockError) -> Void
+    ) async throws(BlockError) {
+        let failure = Mutex<BlockError?>(nil)
+        await withTaskGroup(of: Void.self) { group in
+            for _ in 0..<workerCount {
+                group.addTask(executorPreference: IOPool.background) {
+                    do throws(BlockError) {
+                        while failure.withLock({ $0 }) == nil, let piece = try await source.next() {
+                            try job.checkCancelled()
+                            try await copy(piece)
+                            job.advance(by: piece.range.lengthBytes)
+                        }
+                    } catch {
+                        failure.withLock { first in
+                            if first == nil { first = error }
+                        }
+                    }
+                }
+            }
+        }
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+}

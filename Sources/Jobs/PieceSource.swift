@@ -1,0 +1,125 @@
+import BlockCore
+
+// What a copy has to do, cut into pieces that several workers fetch in ascending order.
+//
+// The map of the source is asked for one window at a time, so that the first byte moves at once
+// whatever the size of the disk, and that a mostly empty disk is crossed in steps of a window.
+// A piece of zeroes may be as long as a window; a piece of data is at most `pieceBytes`. All
+// pieces begin and end on a multiple of `alignmentBytes`, or at the end of the source.
+
+/// A part of a copy.
+struct Piece: Sendable {
+    var range: ByteRange
+    /// Whether the map said that it reads as zeroes.
+    var isZero: Bool
+}
+
+/// Hands out the pieces of some ranges of a device, in ascending order.
+actor PieceSource {
+    private static let windowBytes: UInt64 = 256 << 20
+
+    private let device: any BlockDevice
+    private let alignmentBytes: UInt64
+    private let pieceBytes: UInt64
+    private let nextRange: @Sendable (UInt64) -> ByteRange?
+    private var position: UInt64 = 0
+    private var pieces: [Piece] = []
+    private var isFilling = false
+    private var waiters: [CheckedContinuation<Void, Never>] = []
+
+    /// `nextRange` gives the first range to copy at or after an offset, or nil.
+    init(
+        device: any BlockDevice, alignmentBytes: UInt64, pieceBytes: UInt64 = 1 << 20,
+        nextRange: @escaping @Sendable (UInt64) -> ByteRange?
+    ) {
+        self.device = device
+        self.alignmentBytes = alignmentBytes
+        self.pieceBytes = max(pieceBytes, alignmentBytes)
+        self.nextRange = nextRange
+    }
+
+    /// The next piece; nil at the end.
+    func next() async throws(BlockError) -> Piece? {
+        while pieces.isEmpty {
+            if isFilling {
+                await withCheckedContinuation { waiters.append($0) }
+                continue
+            }
+            isFilling = true
+            defer {
+                isFilling = false
+                for waiter in waiters { waiter.resume() }
+                waiters = []
+            }
+            guard try await fill() else { return nil }
+        }
+        return pieces.removeLast()
+    }
+
+    /// Maps the next window. False at the end.
+    private func fill() async throws(BlockError) -> Bool {
+        guard let range = nextRange(position), range.offset < device.lengthBytes else {
+            return false
+        }
+        let start = max(position, range.offset.alignedDown(to: alignmentBytes))
+        let end = min(
+            range.end.alignedUp(to: alignmentBytes), start + Self.windowBytes,
+            device.lengthBytes)
+        let window = ByteRange(offset: start, end: end)
+        var cutter = PieceCutter(
+            window: window, alignmentBytes: alignmentBytes, pieceBytes: pieceBytes)
+        for extent in try await device.allExtents(in: window) { cutter.add(extent) }
+        position = end
+        pieces = cutter.finish().reversed()
+        return true
+    }
+}
+
+/// Cuts the extents of one window into pieces.
+private struct PieceCutter {
+    let window: ByteRange
+    let alignmentBytes: UInt64
+    let pieceBytes: UInt64
+    private var pieces: [Piece] = []
+
+    init(window: ByteRange, alignmentBytes: UInt64, pieceBytes: UInt64) {
+        self.window = window
+        self.alignmentBytes = alignmentBytes
+        self.pieceBytes = pieceBytes
+    }
+
+    private var covered: UInt64 { pieces.last?.range.end ?? window.offset }
+
+    /// Takes the next extent. Zeroes count only where they cover whole units: what they leave at
+    /// their edges is data.
+    mutating func add(_ extent: Extent) {
+        if extent.isZero {
+            let start = max(extent.range.offset, covered).alignedUp(to: alignmentBytes)
+            let end =
+                extent.range.end == window.end
+                ? window.end : extent.range.end.alignedDown(to: alignmentBytes)
+            guard start < end else { return }
+            addData(upTo: start)
+            pieces.append(Piece(range: ByteRange(offset: start, end: end), isZero: true))
+        } else {
+            addData(upTo: min(extent.range.end.alignedUp(to: alignmentBytes), window.end))
+        }
+    }
+
+    mutating func finish() -> [Piece] {
+        addData(upTo: window.end)
+        return pieces
+    }
+
+    private mutating func addData(upTo end: UInt64) {
+        while covered < end {
+            let start = covered
+            let pieceEnd = min((start + pieceBytes).alignedDown(to: pieceBytes), end)
+            if let last = pieces.last, !last.isZero, start & (pieceBytes - 1) != 0 {
+                pieces[pieces.count - 1].range = ByteRange(offset: last.range.offset, end: pieceEnd)
+            } else {
+                pieces.append(Piece(range: ByteRange(offset: start, end: pieceEnd), isZero: false))
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+package import Bitmaps
+package import Catalog
+
+/// One bitmap of a volume: its row in the catalog and its bits in memory.
+struct BitmapEntry {
+    var record: BitmapRecord
+    var bits: DirtyBitmap
+
+    /// While a backup of this bitmap runs, the one that records in its place.
+    var successor: Successor?
+
+    struct Successor {
+        var record: BitmapRecord
+        var bits: DirtyBitmap
+    }
+
+    /// The name by which users know it.
+    var name: String { record.name ?? "" }
+
+    /// The bits that a write sets, if it sets any.
+    var recordingBits: DirtyBitmap? {
+        if let successor { return successor.record.isRecording ? successor.bits : nil }
+        return record.isRecording && !record.isInconsistent ? bits : nil
+    }
+}
+
+/// The bitmaps of a volume by name.
+struct BitmapTable {
+    var entries: [BitmapEntry] = []
+
+    subscript(name: String) -> BitmapEntry? {
+        get { entries.first { $0.name == name } }
+        set {
+            if let index = entries.firstIndex(where: { $0.name == name }) {
+                if let newValue { entries[index] = newValue } else { entries.remove(at: index) }
+            } else if let newValue {
+                entries.append(newValue)
+            }
+        }
+    }
+
+    /// The bits that a write sets.
+    var recording: [DirtyBitmap] { entries.compactMap(\.recordingBits) }
+
+    /// What changed since it was last taken, with the bits to give it back to on failure.
+    func takeDirtyChunks() -> [TakenChunks] {
+        entries.flatMap { entry in
+            [(entry.record.id, entry.bits)]
+                + (entry.successor.map { [($0.record.id, $0.bits)] } ?? [])
+        }
+        .map { TakenChunks(bitmapID: $0.0, bits: $0.1, chunks: $0.1.takeDirtyChunks()) }
+    }
+}
+
+/// Chunks on their way to the catalog.
+struct TakenChunks {
+    let bitmapID: Int64
+    let bits: DirtyBitmap
+    let chunks: [BitmapChunk]
+}

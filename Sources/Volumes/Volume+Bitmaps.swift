@@ -1,0 +1,247 @@
+package import Bitmaps
+package import BlockCore
+package import Catalog
+
+// What users do to the bitmaps of a volume.
+//
+// Each change happens at a quiet instant and in one catalog transaction with the chunks that it
+// concerns, so that it is whole or absent after a crash, and every write lies wholly before or
+// wholly after it. Names, refusals and semantics are those of QEMU's block-dirty-bitmap-*.
+
+/// What is known of one bitmap.
+package struct BitmapStatus: Sendable {
+    package var name: String
+    package var granularityBytes: UInt64
+    /// Dirty granules times granularity.
+    package var dirtyBytes: UInt64
+    package var isRecording: Bool
+    /// Whether a backup holds it.
+    package var isBusy: Bool
+    /// Why it can be trusted no longer, if it cannot.
+    package var inconsistentReason: String?
+    /// The point since which it records, if it continues one.
+    package var continues: PointReference?
+}
+
+/// A bitmap by its volume and name.
+package struct BitmapLocation: Sendable {
+    package var volume: Volume
+    package var name: String
+
+    package init(volume: Volume, name: String) {
+        self.volume = volume
+        self.name = name
+    }
+}
+
+extension Volume {
+    /// The largest length of a bitmap's name in UTF-8.
+    package static let bitmapNameBytesMax = 1023
+
+    /// The granularity of a bitmap where none is asked for: the node's allocation unit, within
+    /// 4 KiB to 64 KiB, as QEMU chooses it.
+    package var defaultGranularityBytes: UInt64 {
+        min(max(allocationUnitBytes, 4 << 10), 64 << 10)
+    }
+
+    /// All bitmaps, in the order in which they were added.
+    package func bitmapStatuses() -> [BitmapStatus] {
+        bitmaps.withLock { $0.entries.map(\.status) }
+    }
+
+    /// Adds a clean bitmap, which records from this instant on unless `isRecording` is false.
+    package func addBitmap(
+        _ bitmapName: String, granularityBytes: UInt64? = nil, isRecording: Bool = true
+    ) async throws(BlockError) {
+        let granularity = granularityBytes ?? defaultGranularityBytes
+        guard !bitmapName.isEmpty, bitmapName.utf8.count <= Self.bitmapNameBytesMax else {
+            throw BlockError(
+                .invalid, "add a bitmap", on: name,
+                detail: "its name must have 1 to \(Self.bitmapNameBytesMax) bytes")
+        }
+        let bits = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: granularity)
+        try await changeBitmaps("add a bitmap") { [id, name] (table, transaction) in
+            guard table[bitmapName] == nil else {
+                throw BlockError(
+                    .invalid, "add a bitmap", on: name,
+                    detail: "Bitmap already exists: \(bitmapName)")
+            }
+            let record = try transaction.insertBitmap(
+                BitmapRecord(
+                    volumeID: id, name: bitmapName, granularityBytes: granularity,
+                    isRecording: isRecording))
+            table.entries.append(BitmapEntry(record: record, bits: bits))
+        }
+    }
+
+    /// Removes a bitmap and its stored bits. The only operation that an inconsistent one allows.
+    package func removeBitmap(_ bitmapName: String) async throws(BlockError) {
+        try await changeBitmaps("remove bitmap '\(bitmapName)'") { [name] (table, transaction) in
+            let entry = try table.idle(bitmapName, of: name, allowsInconsistent: true)
+            try transaction.deleteBitmap(entry.record.id)
+            table[bitmapName] = nil
+        }
+    }
+
+    /// Makes every bit clean. The bitmap then continues no point.
+    package func clearBitmap(_ bitmapName: String) async throws(BlockError) {
+        try await changeBitmaps("clear bitmap '\(bitmapName)'") { [name] (table, transaction) in
+            var entry = try table.idle(bitmapName, of: name)
+            entry.record.continues = nil
+            try transaction.updateBitmap(entry.record)
+            // A new set of bits instead of cleared ones: if the commit fails, the old stand.
+            let clean = try DirtyBitmap(
+                lengthBytes: entry.bits.lengthBytes,
+                granularityBytes: entry.record.granularityBytes)
+            try transaction.deleteChunks(from: 0, ofBitmap: entry.record.id)
+            entry.bits = clean
+            table[bitmapName] = entry
+        }
+    }
+
+    /// Starts or stops recording. A bitmap that stopped continues no point from then on.
+    package func setBitmap(_ bitmapName: String, recording: Bool) async throws(BlockError) {
+        let verb = recording ? "enable" : "disable"
+        try await changeBitmaps("\(verb) bitmap '\(bitmapName)'") { [name] (table, transaction) in
+            var entry = try table.idle(bitmapName, of: name)
+            if entry.record.isRecording && !recording { entry.record.continues = nil }
+            entry.record.isRecording = recording
+            try transaction.updateBitmap(entry.record)
+            table[bitmapName] = entry
+        }
+    }
+
+    /// Adds the dirty ranges of `sources`, of this volume or others of its length, to `target`.
+    /// The sources stay as they are.
+    package func mergeBitmaps(
+        _ sources: [BitmapLocation], into target: String
+    ) async throws(BlockError) {
+        var sourceBits: [DirtyBitmap] = []
+        for source in sources {
+            sourceBits += try source.volume.mergeableBits(of: source.name, length: lengthBytes)
+        }
+        let merging = sourceBits
+        try await changeBitmaps("merge into bitmap '\(target)'") { [name] (table, transaction) in
+            var entry = try table.idle(target, of: name)
+            let merged = entry.bits.copy()
+            for bits in merging { try merged.merge(from: bits) }
+            try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+            entry.bits = merged
+            table[target] = entry
+        }
+    }
+
+    private func mergeableBits(
+        of bitmapName: String, length: UInt64
+    ) throws(BlockError) -> [DirtyBitmap] {
+        guard let entry = bitmaps.withLock({ $0[bitmapName] }) else {
+            throw Self.noBitmap(bitmapName, of: name)
+        }
+        guard !entry.record.isInconsistent else {
+            throw BlockError(
+                .invalid, "merge bitmap '\(bitmapName)'", on: name,
+                detail: "it is inconsistent: it can only be removed")
+        }
+        guard lengthBytes == length else {
+            throw BlockError(
+                .invalid, "merge bitmap '\(bitmapName)'", on: name,
+                detail: "the volumes are \(lengthBytes) and \(length) bytes long")
+        }
+        return [entry.bits] + (entry.successor.map { [$0.bits] } ?? [])
+    }
+
+    /// Runs of dirty and clean from the start of `range`, at most `limit`, for block status.
+    package func dirtyRuns(
+        ofBitmap bitmapName: String, in range: ByteRange, limit: Int
+    ) throws(BlockError) -> [(range: ByteRange, isDirty: Bool)] {
+        guard let entry = bitmaps.withLock({ $0[bitmapName] }) else {
+            throw Self.noBitmap(bitmapName, of: name)
+        }
+        var runs: [(range: ByteRange, isDirty: Bool)] = []
+        var rest = range
+        while !rest.isEmpty {
+            var (run, isDirty) = entry.bits.nextRun(in: rest)
+            if let successor = entry.successor, !isDirty {
+                (run, isDirty) = successor.bits.nextRun(in: run)
+            }
+            precondition(!run.isEmpty)
+            if let last = runs.last, last.isDirty == isDirty {
+                runs[runs.count - 1].range.lengthBytes += run.lengthBytes
+            } else if runs.count == limit {
+                break
+            } else {
+                runs.append((run, isDirty))
+            }
+            rest = ByteRange(offset: run.end, end: range.end)
+        }
+        return runs
+    }
+
+    /// Changes the table and the catalog together: either both or neither.
+    private func changeBitmaps(
+        _ operation: String,
+        _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> Void
+    ) async throws(BlockError) {
+        try await atQuietInstant { [self] (catalog) throws(BlockError) in
+            var table = bitmaps.withLock { $0 }
+            var refusal: BlockError?
+            do throws(BlockError) {
+                try persistAll(in: catalog) { (transaction) throws(CatalogError) in
+                    do {
+                        try body(&table, transaction)
+                    } catch let error as CatalogError {
+                        throw error
+                    } catch {
+                        refusal = error as? BlockError
+                        throw CatalogError(.other, operation, on: name, detail: "\(error)")
+                    }
+                }
+            } catch {
+                throw refusal ?? error
+            }
+            let result = table
+            bitmaps.withLock { $0 = result }
+            duties.recording = result.recording
+        }
+    }
+
+    static func noBitmap(_ bitmapName: String, of volume: String) -> BlockError {
+        BlockError(
+            .notFound, "find the bitmap", on: volume,
+            detail: "Dirty bitmap '\(bitmapName)' not found")
+    }
+}
+
+extension BitmapTable {
+    /// The entry by that name, refused if a backup holds it or it cannot be trusted.
+    func idle(
+        _ bitmapName: String, of volume: String, allowsInconsistent: Bool = false
+    ) throws(BlockError) -> BitmapEntry {
+        guard let entry = self[bitmapName] else {
+            throw Volume.noBitmap(bitmapName, of: volume)
+        }
+        guard entry.successor == nil else {
+            throw BlockError(
+                .busy, "use bitmap '\(bitmapName)'", on: volume,
+                detail: "a backup of it is running: wait for it or cancel it")
+        }
+        guard allowsInconsistent || !entry.record.isInconsistent else {
+            throw BlockError(
+                .invalid, "use bitmap '\(bitmapName)'", on: volume,
+                detail: "it is inconsistent (\(entry.record.inconsistency ?? "unknown")): "
+                    + "it can only be removed")
+        }
+        return entry
+    }
+}
+
+extension BitmapEntry {
+    fileprivate var status: BitmapStatus {
+        BitmapStatus(
+            name: name, granularityBytes: record.granularityBytes, dirtyBytes: bits.dirtyBytes,
+            isRecording: record.isRecording, isBusy: successor != nil,
+            inconsistentReason: record.isInconsistent
+                ? record.inconsistency ?? "unknown" : nil,
+            continues: record.continues)
+    }
+}

@@ -1,0 +1,100 @@
+import Bitmaps
+package import BlockCore
+
+// The order of a write, and of everything else that changes content (zeroes, discards):
+//
+//   1  announce   a region that is not in the activity log is committed to the catalog first
+//   2  hold       the range is locked: from here on a quiet instant waits for this write
+//   3  keep       what a running backup still needs goes to its fleece
+//   4  write      into the top node
+//   5  mark       the bits of every recording bitmap, whether the write succeeded or failed
+//   6  release    the range, then the reply
+//
+// Marking comes *after* the write: a job that cleared the bit and read in between would have
+// copied the old data, and nobody would mark the new. Marking also after a failure: a failed
+// write may have changed some of its bytes.
+//
+// The log may be emptied between 1 and 2 (at a quiet instant), so it is looked at again once the
+// range is held; while it is held nobody can empty it.
+//
+// The attempt that never waits does the same steps, and refuses at the first that would wait.
+
+extension Volume {
+    package func tryWrite(
+        at offset: UInt64, from source: UnsafeRawBufferPointer
+    ) throws(BlockError) -> Bool {
+        let range = ByteRange(offset: offset, lengthBytes: UInt64(source.count))
+        try checkWritable(range, "write")
+        guard let hold = locks.tryAcquire(range) else { return false }
+        defer { locks.release(hold) }
+        guard log.isAnnounced(range) else { return false }
+        for point in duties.points where !point.allowsWrite(range) { return false }
+        let isDone: Bool
+        do throws(BlockError) {
+            isDone = try top.tryWrite(at: offset, from: source)
+        } catch {
+            mark(range)
+            throw error
+        }
+        if isDone { mark(range) }
+        return isDone
+    }
+
+    package func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
+        let range = ByteRange(offset: offset, lengthBytes: UInt64(source.count))
+        try checkWritable(range, "write")
+        try await change(range) { (top) throws(BlockError) in
+            try await top.write(at: offset, from: source)
+        }
+    }
+
+    package func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
+        try checkWritable(range, "write zeroes")
+        try await change(range) { (top) throws(BlockError) in
+            try await top.writeZeroes(range, mayUnmap: mayUnmap)
+        }
+    }
+
+    package func discard(_ range: ByteRange) async throws(BlockError) {
+        try checkWritable(range, "discard")
+        try await change(range) { (top) throws(BlockError) in
+            try await top.discard(range)
+        }
+    }
+
+    /// Runs one change of content through all steps.
+    private func change(
+        _ range: ByteRange, _ body: (any BlockDevice) async throws(BlockError) -> Void
+    ) async throws(BlockError) {
+        guard !range.isEmpty else { return }
+        let hold = try await holdAnnounced(range)
+        defer { locks.release(hold) }
+        for point in duties.points { await point.keep(range) }
+        do throws(BlockError) {
+            try await body(top)
+        } catch {
+            mark(range)
+            throw error
+        }
+        mark(range)
+    }
+
+    /// Steps 1 and 2: returns with the range held and in the log.
+    private func holdAnnounced(_ range: ByteRange) async throws(BlockError) -> RangeLock.Hold {
+        while true {
+            try await log.announce(range)
+            let hold = await locks.acquire(range)
+            if log.isAnnounced(range) { return hold }
+            locks.release(hold)
+        }
+    }
+
+    private func mark(_ range: ByteRange) {
+        for bitmap in duties.recording { bitmap.mark(range) }
+    }
+
+    private func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {
+        guard !isReadOnly else { throw BlockError(.readOnly, operation, on: name, range: range) }
+        try checkInside(range, operation)
+    }
+}

@@ -1,0 +1,138 @@
+import Bitmaps
+package import BlockCore
+import Catalog
+import Synchronization
+
+/// A disk that the agent serves by name: a chain of nodes, its dirty bitmaps and the write path
+/// that keeps them true.
+///
+/// A volume is itself a block device, the one that guests and jobs use. `Volume+Writing` has the
+/// order of a write, `Volume+Bitmaps` what is done to bitmaps, `Freeze` the start of a backup.
+package final class Volume: BlockDevice {
+    package let id: Int64
+    package let uuid: String
+    package let name: String
+
+    /// The exact length; the top node may be longer by less than its sector size.
+    package let lengthBytes: UInt64
+
+    let top: any BlockDevice
+    let log: ActivityLog
+    let locks = RangeLock()
+    let queue: CatalogQueue
+    let bitmaps: Mutex<BitmapTable>
+
+    /// What every write must do besides writing.
+    struct WriteDuties {
+        /// The bitmaps whose bits a write sets.
+        var recording: [DirtyBitmap] = []
+        /// The points whose old content a write keeps first.
+        var points: [PointInTime] = []
+    }
+
+    /// `nonisolated(unsafe)` is safe because of the range lock: the duties are read only with a
+    /// part of the volume held, and changed only with the whole of it held.
+    nonisolated(unsafe) var duties = WriteDuties()
+
+    init(
+        record: VolumeRecord, top: any BlockDevice, bitmaps table: BitmapTable,
+        queue: CatalogQueue
+    ) {
+        id = record.id
+        uuid = record.uuid.uuidString.lowercased()
+        name = record.name
+        lengthBytes = record.lengthBytes
+        self.top = top
+        self.queue = queue
+        log = ActivityLog(
+            volumeID: record.id, lengthBytes: record.lengthBytes, regionBytes: record.regionBytes,
+            queue: queue)
+        duties.recording = table.recording
+        bitmaps = Mutex(table)
+    }
+
+    package var nodeName: String { name }
+    package var isReadOnly: Bool { top.isReadOnly }
+    package var allocationUnitBytes: UInt64 { top.allocationUnitBytes }
+
+    /// Every byte of the volume.
+    package var wholeRange: ByteRange { ByteRange(offset: 0, lengthBytes: lengthBytes) }
+
+    package func tryRead(
+        at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Bool {
+        try checkInside(
+            ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
+        return try top.tryRead(at: offset, into: destination)
+    }
+
+    package func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
+        try checkInside(
+            ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
+        try await top.read(at: offset, into: destination)
+    }
+
+    package func flush() async throws(BlockError) {
+        try await top.flush()
+    }
+
+    package func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
+        try checkInside(range, "map")
+        return try await top.extents(in: range, limit: limit)
+    }
+
+    /// Flushes the nodes, makes the bitmaps durable, empties the log and closes. Nothing may use
+    /// the volume any more.
+    package func close() async throws(BlockError) {
+        let hold = await locks.acquire(wholeRange)
+        defer { locks.release(hold) }
+        if !isReadOnly { try await top.flush() }
+        try await queue.run { [self] (catalog) throws(BlockError) in
+            try persistAll(in: catalog) { (transaction) throws(CatalogError) in
+                try transaction.setCleanlyClosed(true, volume: id)
+            }
+        }
+        try await top.close()
+    }
+
+    /// Runs `body` on the catalog's thread at an instant at which no write is in flight; past the
+    /// deadline everything is released unchanged and `busy` is thrown.
+    func atQuietInstant<T: Sendable>(
+        deadline: Duration = .seconds(10),
+        _ body: @escaping @Sendable (Catalog) throws(BlockError) -> T
+    ) async throws(BlockError) -> T {
+        guard let hold = await locks.acquire(wholeRange, within: deadline) else {
+            throw BlockError(
+                .busy, "hold the volume's writes", on: name,
+                detail: "writes in flight did not finish within \(deadline)")
+        }
+        defer { locks.release(hold) }
+        return try await queue.run(body)
+    }
+
+    /// On the catalog's thread with the volume held: commits every changed chunk of every bitmap,
+    /// removes all regions from the log, and whatever `change` does, in one transaction.
+    ///
+    /// With no write in flight the chunks say all that the regions said, so the regions may go.
+    func persistAll(
+        in catalog: Catalog,
+        _ change: (CatalogTransaction) throws(CatalogError) -> Void
+    ) throws(BlockError) {
+        let changed = bitmaps.withLock { $0.takeDirtyChunks() }
+        do throws(CatalogError) {
+            try catalog.write { (transaction) throws(CatalogError) in
+                for taken in changed {
+                    try transaction.putChunks(taken.chunks, ofBitmap: taken.bitmapID)
+                }
+                try transaction.clearRegions(ofVolume: id)
+                try change(transaction)
+            }
+        } catch {
+            for taken in changed { taken.bits.restoreUnpersisted(taken.chunks.map(\.index)) }
+            // A commit that failed may yet show after a crash: its regions are announced again.
+            log.didClear()
+            throw BlockError(catalog: error, "save the bitmaps of \(name)")
+        }
+        log.didClear()
+    }
+}

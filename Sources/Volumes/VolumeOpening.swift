@@ -1,0 +1,146 @@
+import Bitmaps
+import BlockCore
+import Catalog
+import Foundation
+
+// How a volume comes to life.
+//
+// After an unclean stop the catalog still holds regions of the activity log: each was announced
+// before it was written. They are marked dirty in every bitmap that was recording, the marks are
+// committed, and the regions leave the log in the same transaction: at no instant does the
+// durable state cover less. A clean stop leaves an empty log, and nothing is marked.
+
+enum VolumeOpening {
+    /// Adds a volume to the catalog and opens it.
+    static func create(
+        name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool,
+        queue: CatalogQueue
+    ) async throws(BlockError) -> Volume {
+        let chain = try await IOPool.background.run { () throws(BlockError) in
+            try ImageOpener.chain(path: path, format: format).map {
+                ChainFile(path: $0.path, format: $0.format)
+            }
+        }
+        let nodes = chain.enumerated().map { position, file in
+            NodeRecord(
+                format: file.format.rawValue, path: file.path, isOwned: isOwned && position == 0)
+        }
+        let record = try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                try transaction.insertVolume(
+                    VolumeRecord(
+                        name: name, lengthBytes: lengthBytes,
+                        regionBytes: ActivityLog.regionBytes(forLength: lengthBytes)),
+                    nodes: nodes)
+            }
+        }
+        do throws(BlockError) {
+            return try await open(record, nodes, queue: queue)
+        } catch {
+            try await queue.run { (catalog) throws(BlockError) in
+                try catalog.writing { (transaction) throws(CatalogError) in
+                    try transaction.deleteVolume(record.id)
+                }
+            }
+            throw error
+        }
+    }
+
+    /// Opens a volume of the catalog.
+    static func open(
+        _ record: VolumeRecord, _ nodes: [NodeRecord], queue: CatalogQueue
+    ) async throws(BlockError) -> Volume {
+        let top = try await openTop(of: record, nodes)
+        let volume = try await queue.run { (catalog) throws(BlockError) in
+            let table = try loadBitmaps(of: record, from: catalog)
+            let volume = Volume(record: record, top: top, bitmaps: table, queue: queue)
+            let regions = try catalog.reading { (catalog) throws(CatalogError) in
+                try catalog.announcedRegions(ofVolume: record.id)
+            }
+            for region in regions {
+                let range = volume.log.range(ofRegion: region)
+                for bitmap in table.recording { bitmap.mark(range) }
+            }
+            try volume.persistAll(in: catalog) { (transaction) throws(CatalogError) in
+                try transaction.setCleanlyClosed(false, volume: record.id)
+            }
+            return volume
+        }
+        return volume
+    }
+
+    private struct ChainFile: Sendable {
+        let path: String
+        let format: ImageFormat
+    }
+
+    private static func openTop(
+        of record: VolumeRecord, _ nodes: [NodeRecord]
+    ) async throws(BlockError) -> any BlockDevice {
+        guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "the catalog names no top node of a known format")
+        }
+        let top = try await IOPool.guest.run { () throws(BlockError) in
+            try ImageOpener.open(path: node.path, format: format, readOnly: false, pool: .guest)
+        }
+        guard top.lengthBytes >= record.lengthBytes else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "\(node.path) has \(top.lengthBytes) bytes, \(record.lengthBytes) "
+                    + "are recorded: it was cut by something else")
+        }
+        return top
+    }
+
+    private static func loadBitmaps(
+        of volume: VolumeRecord, from catalog: Catalog
+    ) throws(BlockError) -> BitmapTable {
+        let records = try catalog.reading { (catalog) throws(CatalogError) in
+            try catalog.bitmaps(ofVolume: volume.id)
+        }
+        var table = BitmapTable()
+        for record in records where record.successorOf == nil {
+            var entry = BitmapEntry(
+                record: record, bits: try load(record, of: volume, from: catalog))
+            if let successor = records.first(where: { $0.successorOf == record.id }) {
+                entry.successor = BitmapEntry.Successor(
+                    record: successor, bits: try load(successor, of: volume, from: catalog))
+            }
+            table.entries.append(entry)
+        }
+        return table
+    }
+
+    private static func load(
+        _ record: BitmapRecord, of volume: VolumeRecord, from catalog: Catalog
+    ) throws(BlockError) -> DirtyBitmap {
+        let bits = try DirtyBitmap(
+            lengthBytes: volume.lengthBytes, granularityBytes: record.granularityBytes)
+        try catalog.reading { (snapshot) throws(CatalogError) in
+            try snapshot.loadChunks(ofBitmap: record.id, into: bits)
+        }
+        return bits
+    }
+}
+
+extension Catalog {
+    /// Reads with the failure in the data plane's terms.
+    func reading<T>(
+        _ body: (CatalogSnapshot) throws(CatalogError) -> T
+    ) throws(BlockError) -> T {
+        do throws(CatalogError) { return try read(body) } catch {
+            throw BlockError(catalog: error, "read")
+        }
+    }
+
+    /// One transaction with the failure in the data plane's terms.
+    func writing<T>(
+        _ body: (CatalogTransaction) throws(CatalogError) -> T
+    ) throws(BlockError) -> T {
+        do throws(CatalogError) { return try write(body) } catch {
+            throw BlockError(catalog: error, "change")
+        }
+    }
+}

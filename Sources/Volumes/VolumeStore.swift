@@ -1,0 +1,203 @@
+package import BlockCore
+package import Catalog
+import DriverQcow2
+import DriverRaw
+import Foundation
+
+/// What a new volume shall be.
+package struct VolumeSpecification: Sendable {
+    package var name: String
+    package var lengthBytes: UInt64
+    package var format: ImageFormat
+    /// Where the image goes; in the state directory if nil.
+    package var path: String?
+    /// The image that the volume starts from, if any.
+    package var backing: (path: String, format: ImageFormat)?
+
+    package init(
+        name: String, lengthBytes: UInt64, format: ImageFormat, path: String? = nil,
+        backing: (path: String, format: ImageFormat)? = nil
+    ) {
+        self.name = name
+        self.lengthBytes = lengthBytes
+        self.format = format
+        self.path = path
+        self.backing = backing
+    }
+}
+
+/// All volumes of the agent: those that are open, and those that could not be opened with why.
+package actor VolumeStore {
+    private let queue: CatalogQueue
+    private let stateDirectory: String
+    private var open: [String: Volume] = [:]
+    private var failures: [String: BlockError] = [:]
+    /// Names for which an image is being made at the moment.
+    private var reserved: Set<String> = []
+
+    package init(queue: CatalogQueue, stateDirectory: String) {
+        self.queue = queue
+        self.stateDirectory = stateDirectory
+    }
+
+    /// Opens every volume of the catalog and brings its bitmaps in order after an unclean stop.
+    /// One that cannot be opened stops no other.
+    package func openAll() async throws(BlockError) {
+        for (record, nodes) in try await records() {
+            do throws(BlockError) {
+                open[record.name] = try await VolumeOpening.open(record, nodes, queue: queue)
+                failures[record.name] = nil
+            } catch {
+                failures[record.name] = error
+            }
+        }
+    }
+
+    /// The open volume by that name.
+    package func volume(_ name: String) throws(BlockError) -> Volume {
+        if let volume = open[name] { return volume }
+        if let failure = failures[name] { throw failure }
+        throw BlockError(
+            .notFound, "find the volume", on: name, detail: "there is no volume by that name")
+    }
+
+    /// All open volumes by name.
+    package func volumes() -> [Volume] { open.values.sorted { $0.name < $1.name } }
+
+    /// Why each volume that is not open is not.
+    package func unavailable() -> [(name: String, reason: BlockError)] {
+        failures.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
+    }
+
+    /// Makes a new image and a volume of it.
+    package func create(_ specification: VolumeSpecification) async throws(BlockError) -> Volume {
+        try reserve(specification.name)
+        defer { reserved.remove(specification.name) }
+        let path =
+            if let path = specification.path { path } else {
+                try newImagePath(specification.name, format: specification.format)
+            }
+        try await IOPool.background.run { () throws(BlockError) in
+            try specification.makeImage(at: path)
+        }
+        do throws(BlockError) {
+            return try await register(
+                specification.name, path: path, format: specification.format,
+                lengthBytes: specification.lengthBytes, isOwned: true)
+        } catch {
+            try? HostDirectory.removeFile(path)
+            throw error
+        }
+    }
+
+    /// Where the image of a new volume goes unless the user says otherwise.
+    package func newImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
+        try VolumeName.check(name)
+        let folder = "\(stateDirectory)/volumes"
+        try HostDirectory.create(folder)
+        return "\(folder)/\(name).\(format.rawValue)"
+    }
+
+    /// The rows of all volumes, open or not, each with its chain from the top down.
+    package func records() async throws(BlockError) -> [(volume: VolumeRecord, nodes: [NodeRecord])]
+    {
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.reading { (snapshot) throws(CatalogError) in
+                var records: [(volume: VolumeRecord, nodes: [NodeRecord])] = []
+                for volume in try snapshot.volumes() {
+                    records.append((volume, try snapshot.nodes(ofVolume: volume.id)))
+                }
+                return records
+            }
+        }
+    }
+
+    /// Makes a volume of an image that exists. Its format is probed if none is given, and
+    /// recorded: it is never probed again.
+    package func add(
+        _ name: String, path: String, format: ImageFormat?, isOwned: Bool = false
+    ) async throws(BlockError) -> Volume {
+        try reserve(name)
+        defer { reserved.remove(name) }
+        let (format, lengthBytes) = try await IOPool.background.run {
+            () throws(BlockError) -> (ImageFormat, UInt64) in
+            let format = try format ?? ImageOpener.probe(path: path)
+            let device = try ImageOpener.open(
+                path: path, format: format, readOnly: true, pool: .background)
+            return (format, device.lengthBytes)
+        }
+        return try await register(
+            name, path: path, format: format, lengthBytes: lengthBytes, isOwned: isOwned)
+    }
+
+    /// Makes a volume of an exact length of an image whose own length may be rounded up.
+    package func register(
+        _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool
+    ) async throws(BlockError) -> Volume {
+        let volume = try await VolumeOpening.create(
+            name: name, path: path, format: format, lengthBytes: lengthBytes, isOwned: isOwned,
+            queue: queue)
+        open[name] = volume
+        failures[name] = nil
+        return volume
+    }
+
+    /// Forgets the volume and its bitmaps; with `deletingFiles`, the image that was made for it
+    /// too. No export or job may use it any more.
+    package func remove(_ name: String, deletingFiles: Bool) async throws(BlockError) {
+        guard let (record, nodes) = try await records().first(where: { $0.volume.name == name })
+        else {
+            throw BlockError(
+                .notFound, "remove the volume", on: name,
+                detail: "there is no volume by that name")
+        }
+        if let volume = open.removeValue(forKey: name) { try await volume.close() }
+        failures[name] = nil
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                try transaction.deleteVolume(record.id)
+            }
+        }
+        guard deletingFiles, let top = nodes.first, top.isOwned else { return }
+        try await IOPool.background.run { () throws(BlockError) in
+            try HostDirectory.removeFile(top.path)
+        }
+    }
+
+    /// Closes all volumes cleanly. The errors of those that could not be are returned.
+    package func closeAll() async -> [BlockError] {
+        var errors: [BlockError] = []
+        for volume in volumes() {
+            do throws(BlockError) { try await volume.close() } catch { errors.append(error) }
+        }
+        open = [:]
+        return errors
+    }
+
+    private func reserve(_ name: String) throws(BlockError) {
+        try VolumeName.check(name)
+        guard open[name] == nil, failures[name] == nil, reserved.insert(name).inserted else {
+            throw BlockError(
+                .invalid, "add the volume", on: name, detail: "there is a volume by that name")
+        }
+    }
+}
+
+extension VolumeSpecification {
+    fileprivate func makeImage(at path: String) throws(BlockError) {
+        switch format {
+        case .raw:
+            guard backing == nil else {
+                throw BlockError(
+                    .unsupported, "create the volume", on: name,
+                    detail: "a raw image has no backing: use --format qcow2")
+            }
+            try RawDevice.create(path: path, lengthBytes: lengthBytes)
+        case .qcow2:
+            try Qcow2Device.create(
+                path: path, lengthBytes: lengthBytes,
+                backing: backing.map { Qcow2Backing(name: $0.path, format: $0.format.rawValue) },
+                pool: .background)
+        }
+    }
+}
