@@ -1,4 +1,4 @@
-import Synchronization
+package import Synchronization
 
 // The bits of one chunk in memory, and how a change to them can never be missed by whoever
 // persists them.
@@ -14,12 +14,13 @@ import Synchronization
 // next take, although the thread that set it has not come to `changed` yet. The take sees that
 // thread's count, which was there before the bit was.
 
-/// The 512 words of one chunk and its state; a pointer, without ownership.
+/// The 512 words of one chunk and its state; a pointer, without ownership. For `DirtyBitmap` and
+/// the tests of the order above, nobody else.
 ///
 /// `@unchecked Sendable` is true because every word is atomic, and the memory lives until the
 /// bitmap that allocated it is destroyed.
-struct ChunkBits: @unchecked Sendable {
-    typealias Word = Atomic<UInt64>
+package struct ChunkBits: @unchecked Sendable {
+    package typealias Word = Atomic<UInt64>
 
     static let wordCount = BitmapChunk.granuleCount / 64
     private static let changed: UInt64 = 1 << 63
@@ -31,14 +32,14 @@ struct ChunkBits: @unchecked Sendable {
     init(address: UnsafeMutablePointer<Word>) { self.address = address }
 
     /// A new chunk of clean granules.
-    static func allocate() -> ChunkBits {
+    package static func allocate() -> ChunkBits {
         let count = headerWordCount + wordCount
         let address = UnsafeMutablePointer<Word>.allocate(capacity: count)
         for index in 0..<count { (address + index).initialize(to: Word(0)) }
         return ChunkBits(address: address)
     }
 
-    func deallocate() {
+    package func deallocate() {
         address.deinitialize(count: Self.headerWordCount + Self.wordCount)
         address.deallocate()
     }
@@ -46,12 +47,12 @@ struct ChunkBits: @unchecked Sendable {
     /// The 64 granules of word `index`. Acquires: what was done before a bit was set is visible
     /// to who sees the bit.
     @inline(__always)
-    func word(_ index: Int) -> UInt64 {
+    package func word(_ index: Int) -> UInt64 {
         (address + Self.headerWordCount + index).pointee.load(ordering: .acquiring)
     }
 
     /// Whether the chunk changed since it was last taken, or is changing.
-    var needsPersisting: Bool { address.pointee.load(ordering: .acquiring) != 0 }
+    package var needsPersisting: Bool { address.pointee.load(ordering: .acquiring) != 0 }
 
     /// Says that the bits differ from what is persisted.
     func setChanged() {
@@ -100,7 +101,7 @@ struct ChunkBits: @unchecked Sendable {
 
     /// Copies the first `byteCount` bytes of the bits and takes them as persisted. The result is
     /// empty if no bit is set.
-    func take(byteCount: Int) -> [UInt8] {
+    package func take(byteCount: Int) -> [UInt8] {
         address.pointee.bitwiseAnd(~Self.changed, ordering: .acquiringAndReleasing)
         var isClean = true
         let bytes = [UInt8](unsafeUninitializedCapacity: Self.wordCount * 8) { buffer, count in
@@ -124,7 +125,10 @@ struct ChunkBits: @unchecked Sendable {
 
     /// Applies `body` to the words that hold the bits `first...last`, by the order that the head
     /// of this file demands. Returns the sum of what it returned.
-    private func change(_ first: Int, _ last: Int, _ body: (borrowing Word, UInt64) -> Int) -> Int {
+    @inline(__always) @discardableResult
+    package func change(
+        _ first: Int, _ last: Int, _ body: (borrowing Word, UInt64) -> Int
+    ) -> Int {
         address.pointee.add(1, ordering: .acquiringAndReleasing)
         var sum = 0
         for index in (first >> 6)...(last >> 6) {

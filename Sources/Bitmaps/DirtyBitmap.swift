@@ -79,6 +79,7 @@ package final class DirtyBitmap: @unchecked Sendable {
         guard range.offset < end else { return }
         var first = Int(range.offset >> shift)
         let last = Int((end - 1) >> shift)
+        if first == last, isDirty(granule: first) { return }
         while first <= last {
             let index = first / BitmapChunk.granuleCount
             let base = index * BitmapChunk.granuleCount
@@ -119,9 +120,7 @@ package final class DirtyBitmap: @unchecked Sendable {
 
     /// Whether the granule that holds the byte at `offset` is dirty; false beyond the end.
     package func isDirty(at offset: UInt64) -> Bool {
-        guard offset < lengthBytes else { return false }
-        let granule = Int(offset >> shift)
-        return word(granule >> 6) & (1 << UInt64(granule & 63)) != 0
+        offset < lengthBytes && isDirty(granule: Int(offset >> shift))
     }
 
     /// How many granules are dirty.
@@ -148,11 +147,6 @@ package final class DirtyBitmap: @unchecked Sendable {
         chunk(index) ?? installChunk(index)
     }
 
-    /// The 64 granules of word `index` of the whole bitmap.
-    func word(_ index: Int) -> UInt64 {
-        chunk(index / ChunkBits.wordCount)?.word(index % ChunkBits.wordCount) ?? 0
-    }
-
     /// Counts granules that were set other than by `mark`.
     func countDirty(_ added: Int) { dirtyCount.add(added, ordering: .relaxed) }
 
@@ -160,6 +154,13 @@ package final class DirtyBitmap: @unchecked Sendable {
     func endInside(_ range: ByteRange) -> UInt64 {
         let (end, overflow) = range.offset.addingReportingOverflow(range.lengthBytes)
         return overflow ? lengthBytes : min(end, lengthBytes)
+    }
+
+    @inline(__always)
+    private func isDirty(granule: Int) -> Bool {
+        guard let chunk = chunk(granule / BitmapChunk.granuleCount) else { return false }
+        let bit = granule % BitmapChunk.granuleCount
+        return chunk.word(bit >> 6) & (1 << UInt64(bit & 63)) != 0
     }
 
     @inline(never)
