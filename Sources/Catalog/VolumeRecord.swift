@@ -1,0 +1,39 @@
+package import Foundation
+import GRDB
+
+/// A disk that the agent serves by name.
+package struct VolumeRecord: Hashable, Sendable {
+    /// The row's number, never used again for another; 0 before it is inserted.
+    package var id: Int64
+    package var uuid: UUID
+    package var name: String
+    package var lengthBytes: UInt64
+    package var createdAt: Date
+    /// Whether the bitmaps in the catalog are exact: set at a clean close, cleared at open before
+    /// the first write. Otherwise the regions of the activity log count as dirty too.
+    package var isCleanlyClosed: Bool
+    /// The bytes that one region of the activity log covers; fixed, as the log stores numbers.
+    package var regionBytes: UInt64
+
+    package init(
+        id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
+        createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64
+    ) {
+        self.id = id
+        self.uuid = uuid
+        self.name = name
+        self.lengthBytes = lengthBytes
+        self.createdAt = createdAt
+        self.isCleanlyClosed = isCleanlyClosed
+        self.regionBytes = regionBytes
+    }
+}
+
+extension VolumeRecord: CatalogRow {
+    init(row: Row) throws(CatalogError) {
+        self.init(
+            id: row["id"], uuid: try row.uuid("uuid"), name: row["name"],
+            lengthBytes: row["lengthBytes"], createdAt: row.date("createdAt"),
+            isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"])
+    }
+}
