@@ -56,10 +56,10 @@ let package = Package(
         layer("Catalog", ["Bitmaps", "BlockCore", grdb]),
         layer("DriverRaw", ["BlockCore"]),
         layer("DriverQcow2", ["BlockCore", "CZlib", "CZstd"]),
-        layer("Volumes", ["BlockCore", "Bitmaps", "Catalog"]),
+        layer("Volumes", ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2"]),
         layer("NBDServer", ["BlockCore", "CLinux", logging]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
-        layer("Jobs", ["Volumes", "Repository", "DriverRaw", "DriverQcow2", logging]),
+        layer("Jobs", ["Volumes", "Repository", "DriverQcow2"]),
         layer("Control", [nioCore, nioPosix, logging]),
         layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
         .executableTarget(

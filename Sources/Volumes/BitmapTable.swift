@@ -1,5 +1,5 @@
-package import Bitmaps
-package import Catalog
+import Bitmaps
+import Catalog
 
 /// One bitmap of a volume: its row in the catalog and its bits in memory.
 struct BitmapEntry {

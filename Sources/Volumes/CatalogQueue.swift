@@ -1,5 +1,5 @@
-import BlockCore
-import Catalog
+package import BlockCore
+package import Catalog
 import Synchronization
 
 // The one thread on which the agent changes its catalog.

@@ -60,7 +60,7 @@ final class Fleece: Sendable {
                 .noSpace, "keep old data for the backup", on: limits.directory,
                 detail: "the fleece is at its bound of \(limits.spillBytes) bytes")
         }
-        let file = try openFile ?? openSpillFile()
+        let file = if let openFile { openFile } else { try openSpillFile() }
         try file.write(at: slot * granuleBytes, from: content.readOnlyBytes)
         state.withLock { $0.places[granule] = .file(slot: slot) }
     }

@@ -2,6 +2,7 @@ package import Bitmaps
 package import BlockCore
 package import Catalog
 import Glibc
+import Synchronization
 
 // The start of a backup. Its two possible ends are in `FrozenBitmap`.
 //
@@ -164,7 +165,7 @@ extension FreezeRequest {
     /// After the commit, with the volume held: memory follows.
     fileprivate func install(_ table: BitmapTable) -> FrozenVolume {
         let dirty = isIncremental ? table[bitmapName]?.bits : nil
-        let owed = dirty.map { $0.dirtyRanges() } ?? [volume.wholeRange]
+        let owed = dirty.map { Array($0.dirtyRanges()) } ?? [volume.wholeRange]
         let point = PointInTime(
             source: volume, lengthBytes: volume.lengthBytes,
             granuleBytes: PointInTime.granuleBytes(forGranularity: granularityBytes),

@@ -1,5 +1,7 @@
+import Bitmaps
 package import BlockCore
 package import Catalog
+import Synchronization
 
 // The two ends of a backup, as far as its bitmap is concerned.
 //
@@ -20,7 +22,8 @@ package struct FrozenBitmap: Sendable {
 
     /// The point is durable and the source flushed: the successor takes the bitmap's place.
     package func promote(_ record: PointRecord, releasing point: PointInTime? = nil) async throws(BlockError) {
-        try await end("promote bitmap '\(name)'", point) { (entry, successor, transaction) in
+        try await end("promote bitmap '\(name)'", point) {
+            (entry, successor, transaction) throws(CatalogError) in
             let promoted = try transaction.promoteSuccessor(of: entry.record.id, point: record)
             return BitmapEntry(record: promoted, bits: successor.bits)
         }
@@ -29,7 +32,8 @@ package struct FrozenBitmap: Sendable {
     /// The point will never be: the bitmap takes its successor's bits in and records again.
     package func mergeBack(releasing point: PointInTime? = nil) async throws(BlockError) {
         point?.giveUp(BlockError(.cancelled, "keep the point", on: volume.name))
-        try await end("merge bitmap '\(name)' back", point) { (entry, successor, transaction) in
+        try await end("merge bitmap '\(name)' back", point) {
+            (entry, successor, transaction) throws(CatalogError) in
             entry.bits.mergeOfSameVolume(successor.bits)
             let merged = try transaction.mergeSuccessorBack(
                 into: entry.record.id, chunks: entry.bits.takeDirtyChunks())

@@ -1,5 +1,5 @@
 package import BlockCore
-package import DriverQcow2
+import DriverQcow2
 import DriverRaw
 import Glibc
 

@@ -1,4 +1,4 @@
-import BlockCore
+package import BlockCore
 import Synchronization
 
 // How a backup keeps one instant of a volume while the guest goes on writing.
@@ -26,6 +26,18 @@ package final class PointInTime: Sendable {
     private struct State {
         var owed: [UInt64]
         var failure: BlockError?
+
+        func isOwed(_ granule: UInt64) -> Bool {
+            owed[Int(granule >> 6)] & (1 << (granule & 63)) != 0
+        }
+
+        /// Returns whether it was owed.
+        @discardableResult
+        mutating func clearOwed(_ granule: UInt64) -> Bool {
+            let wasOwed = isOwed(granule)
+            owed[Int(granule >> 6)] &= ~(1 << (granule & 63))
+            return wasOwed
+        }
     }
 
     private let state: Mutex<State>
@@ -148,19 +160,5 @@ package final class PointInTime: Sendable {
     private func range(ofGranule granule: UInt64) -> ByteRange {
         ByteRange(
             offset: granule * granuleBytes, end: min((granule + 1) * granuleBytes, lengthBytes))
-    }
-}
-
-extension PointInTime.State {
-    fileprivate func isOwed(_ granule: UInt64) -> Bool {
-        owed[Int(granule >> 6)] & (1 << (granule & 63)) != 0
-    }
-
-    /// Returns whether it was owed.
-    @discardableResult
-    fileprivate mutating func clearOwed(_ granule: UInt64) -> Bool {
-        let wasOwed = isOwed(granule)
-        owed[Int(granule >> 6)] &= ~(1 << (granule & 63))
-        return wasOwed
     }
 }

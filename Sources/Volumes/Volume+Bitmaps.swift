@@ -1,6 +1,7 @@
-package import Bitmaps
+import Bitmaps
 package import BlockCore
 package import Catalog
+import Synchronization
 
 // What users do to the bitmaps of a volume.
 //

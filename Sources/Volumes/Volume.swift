@@ -1,6 +1,7 @@
 import Bitmaps
 package import BlockCore
 import Catalog
+import Foundation
 import Synchronization
 
 /// A disk that the agent serves by name: a chain of nodes, its dirty bitmaps and the write path

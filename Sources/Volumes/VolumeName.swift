@@ -1,4 +1,4 @@
-import BlockCore
+package import BlockCore
 
 /// What a volume may be called: its name is an export, a part of paths and of messages.
 package enum VolumeName {

@@ -121,7 +121,7 @@ package actor VolumeStore {
         defer { reserved.remove(name) }
         let (format, lengthBytes) = try await IOPool.background.run {
             () throws(BlockError) -> (ImageFormat, UInt64) in
-            let format = try format ?? ImageOpener.probe(path: path)
+            let format = if let format { format } else { try ImageOpener.probe(path: path) }
             let device = try ImageOpener.open(
                 path: path, format: format, readOnly: true, pool: .background)
             return (format, device.lengthBytes)
