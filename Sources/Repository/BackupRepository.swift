@@ -1,0 +1,101 @@
+// What a repository promises, wherever it lives. One conformance suite tests it.
+//
+// *A point is whole or absent.* Until `PointWriter.commit` publishes the manifest, nothing that
+// lists points sees it; from then on it is complete and durable. A crash in between leaves only
+// what `sweep` removes.
+//
+// *Absent is an answer, unreachable is an error.* `contains` says that a point is absent only after
+// it has seen the repository itself: a missing mount or a dead server throws. Crash recovery
+// depends on the difference.
+//
+// *Names inside a manifest are not trusted*: an id or a file name is checked before it becomes a
+// part of a path.
+
+package import BlockCore
+
+/// A place that holds restore points and explains itself.
+package protocol BackupRepository: AnyObject, Sendable {
+    /// Where it is, for messages: a directory's path or its like.
+    var location: String { get }
+
+    /// What it says about itself.
+    var details: RepositoryDescription { get }
+
+    /// All points, oldest id first, so that each follows its parent. Damaged ones are among them.
+    func points() async throws(BlockError) -> [PointSummary]
+
+    /// The manifests from the full point that `id` stands on up to `id` itself. A missing point
+    /// throws `notFound` and names it; one that is not what its child was made from, `corrupt`.
+    func chain(for id: PointID) async throws(BlockError) -> [Manifest]
+
+    /// Whether the point is there, for recovery after a crash. Throws if that cannot be told.
+    func contains(_ id: PointID, volumeUUID: String) async throws(BlockError) -> PointPresence
+
+    /// Begins a point.
+    func beginPoint(_ plan: PointPlan) async throws(BlockError) -> any PointWriter
+
+    /// The volume as it was at the point, read-only, at its exact length.
+    func openPoint(_ id: PointID) async throws(BlockError) -> any BlockDevice
+
+    /// Calls `body` with each piece of the volume at the point in ascending order: what restores
+    /// and comparisons go by. `body` runs on a thread that may block.
+    func readContent(
+        of id: PointID, _ body: @escaping @Sendable (ContentPiece) throws(BlockError) -> Void
+    ) async throws(BlockError)
+
+    /// Compares what the point itself stores with its digests, and its files with its manifest.
+    /// Damage is in the report; only what keeps the check from being made throws.
+    func verify(
+        _ id: PointID, subset: VerifySubset,
+        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+    ) async throws(BlockError) -> VerifyReport
+
+    /// Removes what crashed writers left, and nothing else; says what it removed.
+    @discardableResult
+    func sweep() async throws(BlockError) -> [String]
+
+    /// The room that is left for new points.
+    func freeBytes() async throws(BlockError) -> UInt64
+}
+
+extension BackupRepository {
+    /// Verifies all that the point stores.
+    package func verify(_ id: PointID) async throws(BlockError) -> VerifyReport {
+        try await verify(id, subset: .all) { _, _ in }
+    }
+}
+
+/// A point on its way into a repository. Any number of tasks may write at once.
+///
+/// Each byte is written once, as data or as zeroes: a full covers the whole volume, an increment
+/// what changed, and `rangeToHold` besides. After an error from a write only `abandon` makes
+/// sense. Whoever neither commits nor abandons leaves files for `sweep`.
+package protocol PointWriter: AnyObject, Sendable {
+    /// What this writer was made for.
+    var plan: PointPlan { get }
+
+    /// The unit of writes: offsets are multiples of it, lengths too unless they end with the
+    /// volume.
+    var clusterBytes: UInt64 { get }
+
+    /// What must be written though no bitmap may say so; empty unless the volume's length changed.
+    var rangeToHold: ByteRange { get }
+
+    /// The data stored so far.
+    var storedBytes: UInt64 { get }
+
+    /// Stores `source` as the volume's content at `offset`. Zeroes in it are found and not stored.
+    func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError)
+
+    /// Records that `range` reads as zeroes.
+    func writeZeroes(_ range: ByteRange) async throws(BlockError)
+
+    /// Makes the point durable and then visible. `beforeCommit` runs in between: there the caller
+    /// flushes the source. On any error the point is withdrawn.
+    func commit(
+        beforeCommit: @Sendable () async throws(BlockError) -> Void
+    ) async throws(BlockError) -> Manifest
+
+    /// Gives the point up and removes its files. No error if it is closed already.
+    func abandon() async
+}
