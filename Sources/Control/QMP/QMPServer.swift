@@ -14,6 +14,7 @@ package final class QMPServer: Sendable {
     private let log: Logger
     private let limits: QMPLimits
     private let onListening: @Sendable () -> Void
+    private let pending = PendingConnections()
     private let connectionCount = Atomic<Int>(0)
 
     /// A server for `socketPath`, which `run` creates and then calls `onListening`.
@@ -43,41 +44,42 @@ package final class QMPServer: Sendable {
         onListening()
         do {
             try await withThrowingDiscardingTaskGroup { group in
-                try await listener.executeThenClose { channels in
-                    for try await channel in channels {
-                        group.addTask { await self.serve(channel) }
+                try await listener.executeThenClose { connections in
+                    for try await connection in connections {
+                        pending.remove(connection)
+                        group.addTask { await self.serve(connection) }
                     }
                 }
             }
         } catch is CancellationError {
             log.debug("control socket is closed", metadata: ["path": "\(socketPath)"])
+        } catch {
+            await pending.end()
+            throw error
         }
+        await pending.end()
     }
 
-    /// Children begin without reading, so that one which is dropped before `serve` has it (the
-    /// server ends at this moment) holds nothing that must be finished.
-    private func listen(on descriptor: Int32) async throws -> NIOAsyncChannel<any Channel, Never> {
+    private func listen(
+        on descriptor: Int32
+    ) async throws -> NIOAsyncChannel<PendingConnections.Connection, Never> {
         try await ServerBootstrap(group: .singletonMultiThreadedEventLoopGroup)
-            .childChannelOption(.autoRead, value: false)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
-            .bind(descriptor) { channel in channel.eventLoop.makeSucceededFuture(channel) }
+            .bind(descriptor) { [pending] channel in
+                channel.eventLoop.makeCompletedFuture { try pending.admit(channel) }
+            }
     }
 
-    private func serve(_ channel: any Channel) async {
+    private func serve(_ connection: PendingConnections.Connection) async {
         let count = connectionCount.add(1, ordering: .relaxed).newValue
         defer { connectionCount.subtract(1, ordering: .relaxed) }
-        guard count <= limits.connectionsMax else {
-            log.warning("a client was refused: there are \(limits.connectionsMax) already")
-            try? await channel.close().get()
-            return
-        }
         do {
-            let connection = try await channel.eventLoop.submit {
-                try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
-            }.get()
             try await connection.executeThenClose { inbound, outbound in
-                try await channel.setOption(.autoRead, value: true).get()
-                try await converse(channel, inbound, outbound)
+                guard count <= limits.connectionsMax else {
+                    log.warning("a control client was refused: there are \(count - 1) already")
+                    return
+                }
+                try await converse(connection.channel, inbound, outbound)
             }
         } catch is CancellationError {
             return
