@@ -1,0 +1,137 @@
+// The commands that start the long jobs. Each answers with the job's id at once; the job tells
+// the rest (`query-jobs`, JOB_STATUS_CHANGE). With `auto-dismiss` false a concluded job stays to
+// be looked at until `job-dismiss`.
+
+/// Backs volumes up, all at one instant.
+package enum VolumeBackup: ControlCommand {
+    package typealias Result = StartedJob
+
+    package static let name = "volume-backup"
+    package static let summary = "back volumes up to a repository, all at one instant"
+
+    package struct Arguments: Codable, Sendable {
+        package var jobID: String?
+        package var volumes: [String]
+        package var repository: String
+        /// Absent: auto.
+        package var level: BackupLevel?
+        /// Absent: the agent's own bitmap of that volume and repository.
+        package var bitmap: String?
+        /// Bytes per second; absent or 0: unlimited.
+        package var speed: UInt64?
+        /// Absent: true.
+        package var autoDismiss: Bool?
+
+        package init(
+            jobID: String? = nil, volumes: [String], repository: String,
+            level: BackupLevel? = nil, bitmap: String? = nil, speed: UInt64? = nil,
+            autoDismiss: Bool? = nil
+        ) {
+            self.jobID = jobID
+            self.volumes = volumes
+            self.repository = repository
+            self.level = level
+            self.bitmap = bitmap
+            self.speed = speed
+            self.autoDismiss = autoDismiss
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case volumes, repository, level, bitmap, speed
+            case jobID = "job-id"
+            case autoDismiss = "auto-dismiss"
+        }
+    }
+}
+
+/// Reads points back and compares every digest.
+package enum PointVerify: ControlCommand {
+    package typealias Result = StartedJob
+
+    package static let name = "point-verify"
+    package static let summary = "read restore points back and compare their digests"
+
+    package struct Arguments: Codable, Sendable {
+        package var jobID: String?
+        /// Absent: all points of `repository`.
+        package var points: [String]?
+        package var repository: String?
+        /// Absent: true.
+        package var autoDismiss: Bool?
+
+        package init(
+            jobID: String? = nil, points: [String]? = nil, repository: String? = nil,
+            autoDismiss: Bool? = nil
+        ) {
+            self.jobID = jobID
+            self.points = points
+            self.repository = repository
+            self.autoDismiss = autoDismiss
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case points, repository
+            case jobID = "job-id"
+            case autoDismiss = "auto-dismiss"
+        }
+    }
+}
+
+/// Writes a point to an image.
+package enum PointRestore: ControlCommand {
+    package typealias Result = StartedJob
+
+    package static let name = "point-restore"
+    package static let summary = "restore a point to a file, or as a new volume"
+
+    package struct Arguments: Codable, Sendable {
+        package var jobID: String?
+        package var point: String
+        /// The file to write; either this or `asVolume`.
+        package var target: String?
+        /// Absent: qcow2.
+        package var format: ImageFormat?
+        /// The name of the volume to make.
+        package var asVolume: String?
+        /// Absent: true.
+        package var autoDismiss: Bool?
+
+        package init(
+            jobID: String? = nil, point: String, target: String? = nil,
+            format: ImageFormat? = nil, asVolume: String? = nil, autoDismiss: Bool? = nil
+        ) {
+            self.jobID = jobID
+            self.point = point
+            self.target = target
+            self.format = format
+            self.asVolume = asVolume
+            self.autoDismiss = autoDismiss
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case point, target, format
+            case jobID = "job-id"
+            case asVolume = "as-volume"
+            case autoDismiss = "auto-dismiss"
+        }
+    }
+}
+
+/// What kind of point is asked for.
+package enum BackupLevel: String, Codable, Sendable, CaseIterable {
+    /// Incremental where that is possible, else full.
+    case auto
+    case full
+    case incremental
+}
+
+/// The answer of every command that starts a job.
+package struct StartedJob: Codable, Sendable, Equatable {
+    package var jobID: String
+
+    package init(jobID: String) { self.jobID = jobID }
+
+    private enum CodingKeys: String, CodingKey {
+        case jobID = "job-id"
+    }
+}

@@ -1,0 +1,102 @@
+/// The events that the agent sends.
+package enum ControlEvent: String, Sendable, CaseIterable {
+    /// A job went into another state.
+    case jobStatusChange = "JOB_STATUS_CHANGE"
+    /// A block job ended by itself; `error` says if badly.
+    case blockJobCompleted = "BLOCK_JOB_COMPLETED"
+    /// A block job was given up.
+    case blockJobCancelled = "BLOCK_JOB_CANCELLED"
+    /// A guest's request failed.
+    case blockIOError = "BLOCK_IO_ERROR"
+    /// The agent is about to end.
+    case shutdown = "SHUTDOWN"
+
+    var dataType: any Decodable.Type {
+        switch self {
+        case .jobStatusChange: JobStatusChange.self
+        case .blockJobCompleted, .blockJobCancelled: BlockJobEnded.self
+        case .blockIOError: BlockIOErrorData.self
+        case .shutdown: ShutdownData.self
+        }
+    }
+}
+
+/// Data of JOB_STATUS_CHANGE.
+package struct JobStatusChange: Codable, Sendable, Equatable {
+    package var id: String
+    package var status: JobStatus
+
+    package init(id: String, status: JobStatus) {
+        self.id = id
+        self.status = status
+    }
+}
+
+/// Data of BLOCK_JOB_COMPLETED and BLOCK_JOB_CANCELLED.
+package struct BlockJobEnded: Codable, Sendable, Equatable {
+    package var type: String
+    /// The job's id.
+    package var device: String
+    /// Bytes in all.
+    package var len: UInt64
+    /// Bytes done.
+    package var offset: UInt64
+    /// Bytes per second; 0 is unlimited.
+    package var speed: UInt64
+    package var error: String?
+
+    package init(
+        type: String, device: String, len: UInt64, offset: UInt64, speed: UInt64,
+        error: String? = nil
+    ) {
+        self.type = type
+        self.device = device
+        self.len = len
+        self.offset = offset
+        self.speed = speed
+        self.error = error
+    }
+}
+
+/// Data of BLOCK_IO_ERROR.
+package struct BlockIOErrorData: Codable, Sendable, Equatable {
+    /// The volume.
+    package var device: String
+    package var nodeName: String?
+    /// "read" or "write".
+    package var operation: String
+    /// What the client was told: "report".
+    package var action: String
+    package var nospace: Bool?
+    package var reason: String
+
+    package init(
+        device: String, nodeName: String? = nil, operation: String, action: String = "report",
+        nospace: Bool? = nil, reason: String
+    ) {
+        self.device = device
+        self.nodeName = nodeName
+        self.operation = operation
+        self.action = action
+        self.nospace = nospace
+        self.reason = reason
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case device, operation, action, nospace, reason
+        case nodeName = "node-name"
+    }
+}
+
+/// Data of SHUTDOWN.
+package struct ShutdownData: Codable, Sendable, Equatable {
+    /// Whether a client asked for it (`quit`) or a signal did.
+    package var guest: Bool
+    /// "host-qmp-quit" or "host-signal".
+    package var reason: String
+
+    package init(guest: Bool = false, reason: String) {
+        self.guest = guest
+        self.reason = reason
+    }
+}

@@ -1,0 +1,70 @@
+/// What a job came to: the `result` of a concluded job. A job that did some of its work and not
+/// the rest lists both `points` and `failures`.
+package struct JobResult: Codable, Sendable, Equatable {
+    /// The points made, verified or restored.
+    package var points: [JobPoint]?
+    /// What did not work, by volume or point.
+    package var failures: [JobFailure]?
+    /// Where a restore wrote to.
+    package var target: String?
+    /// The volume that a restore made.
+    package var volume: String?
+
+    package init(
+        points: [JobPoint]? = nil, failures: [JobFailure]? = nil, target: String? = nil,
+        volume: String? = nil
+    ) {
+        self.points = points
+        self.failures = failures
+        self.target = target
+        self.volume = volume
+    }
+}
+
+/// One point of a job's result. A backup fills in everything; other jobs what they know.
+package struct JobPoint: Codable, Sendable, Equatable {
+    package var id: String
+    package var volume: String?
+    package var level: String?
+    package var reason: String?
+    package var storedBytes: UInt64?
+    /// What the bitmap held at the freeze.
+    package var dirtyBytes: UInt64?
+    package var durationSeconds: Double?
+    package var freezeDurationSeconds: Double?
+
+    package init(
+        id: String, volume: String? = nil, level: String? = nil, reason: String? = nil,
+        storedBytes: UInt64? = nil, dirtyBytes: UInt64? = nil, durationSeconds: Double? = nil,
+        freezeDurationSeconds: Double? = nil
+    ) {
+        self.id = id
+        self.volume = volume
+        self.level = level
+        self.reason = reason
+        self.storedBytes = storedBytes
+        self.dirtyBytes = dirtyBytes
+        self.durationSeconds = durationSeconds
+        self.freezeDurationSeconds = freezeDurationSeconds
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case id, volume, level, reason
+        case storedBytes = "stored-bytes"
+        case dirtyBytes = "dirty-bytes"
+        case durationSeconds = "duration-seconds"
+        case freezeDurationSeconds = "freeze-duration-seconds"
+    }
+}
+
+/// One thing of a job that did not work.
+package struct JobFailure: Codable, Sendable, Equatable {
+    /// The volume or point.
+    package var subject: String
+    package var error: String
+
+    package init(subject: String, error: String) {
+        self.subject = subject
+        self.error = error
+    }
+}

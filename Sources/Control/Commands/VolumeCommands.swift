@@ -1,0 +1,103 @@
+/// Makes a new volume and its image.
+package enum VolumeCreate: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "volume-create"
+    package static let summary = "create a volume with a new image"
+
+    package struct Arguments: Codable, Sendable {
+        package var name: String
+        /// Bytes; may be absent where `backing` or `fromPoint` tells it.
+        package var size: UInt64?
+        /// Absent: qcow2.
+        package var format: ImageFormat?
+        /// Absent: a file in the agent's state directory.
+        package var path: String?
+        /// What the image reads where it holds nothing: a file.
+        package var backing: String?
+        /// A restore point as backing.
+        package var fromPoint: String?
+
+        package init(
+            name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
+            backing: String? = nil, fromPoint: String? = nil
+        ) {
+            self.name = name
+            self.size = size
+            self.format = format
+            self.path = path
+            self.backing = backing
+            self.fromPoint = fromPoint
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case name, size, format, path, backing
+            case fromPoint = "from-point"
+        }
+    }
+}
+
+/// Makes a volume of an image that exists.
+package enum VolumeImport: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "volume-import"
+    package static let summary = "make a volume of an existing image"
+
+    package struct Arguments: Codable, Sendable {
+        package var name: String
+        package var file: String
+        /// Absent: probed.
+        package var format: ImageFormat?
+
+        package init(name: String, file: String, format: ImageFormat? = nil) {
+            self.name = name
+            self.file = file
+            self.format = format
+        }
+    }
+}
+
+/// Describes the volumes.
+package enum QueryVolumes: ControlCommand {
+    package typealias Result = [VolumeInfo]
+
+    package static let name = "query-volumes"
+    package static let summary = "all volumes, or one"
+
+    package struct Arguments: Codable, Sendable {
+        package var name: String?
+
+        package init(name: String? = nil) { self.name = name }
+    }
+}
+
+/// Forgets a volume.
+package enum VolumeRemove: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "volume-remove"
+    package static let summary = "forget a volume; its files stay unless delete-files is true"
+
+    package struct Arguments: Codable, Sendable {
+        package var name: String
+        /// Absent: false.
+        package var deleteFiles: Bool?
+
+        package init(name: String, deleteFiles: Bool? = nil) {
+            self.name = name
+            self.deleteFiles = deleteFiles
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case name
+            case deleteFiles = "delete-files"
+        }
+    }
+}
+
+/// The formats an image can have.
+package enum ImageFormat: String, Codable, Sendable, CaseIterable {
+    case qcow2
+    case raw
+}

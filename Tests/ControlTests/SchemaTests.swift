@@ -1,0 +1,76 @@
+import Testing
+
+@testable import Control
+
+/// What the agent tells about its own interface.
+struct SchemaTests {
+    private static func entry(_ name: String, in schema: [JSONValue]) -> JSONValue? {
+        schema.first { $0["name"]?.stringValue == name }
+    }
+
+    private static var table: CommandTable {
+        var table = CommandTable()
+        table.register(VolumeCreate.self) { _ in Nothing() }
+        table.register(BlockDirtyBitmapMerge.self) { _ in Nothing() }
+        table.register(QueryJobs.self) { _ in [] }
+        return table
+    }
+
+    @Test func commandsAreListedByName() async throws {
+        let list = try await Self.table.execute("query-commands", arguments: [:])
+        #expect(
+            list.arrayValue?.compactMap { $0["name"]?.stringValue } == [
+                "block-dirty-bitmap-merge", "query-commands", "query-jobs", "query-qmp-schema",
+                "query-version", "volume-create",
+            ])
+    }
+
+    @Test func argumentsAreDescribedWithTheirTypes() throws {
+        let schema = try Self.table.schema()
+        let command = try #require(Self.entry("volume-create", in: schema))
+        #expect(command["meta-type"] == "command")
+        let type = try #require(command["arg-type"]?.stringValue)
+        let members = Self.entry(type, in: schema)?["members"]?.arrayValue
+        #expect(members?.contains(["name": "name", "type": "str"]) == true)
+        #expect(members?.contains(["name": "size", "type": "int", "default": nil]) == true)
+        #expect(
+            members?.contains(["name": "format", "type": "ImageFormat", "default": nil]) == true)
+        #expect(Self.entry("ImageFormat", in: schema)?["values"] == ["qcow2", "raw"])
+    }
+
+    @Test func everyTypeThatIsMentionedIsDescribed() throws {
+        let schema = try Self.table.schema()
+        let names = Set(schema.compactMap { $0["name"]?.stringValue })
+        for entry in schema {
+            let members = entry["members"]?.arrayValue ?? []
+            let mentioned =
+                [entry["arg-type"], entry["ret-type"], entry["element-type"]]
+                + members.map { $0["type"] }
+            for type in mentioned.compactMap({ $0?.stringValue }) {
+                #expect(names.contains(type), "\(type), in \(entry.compactText)")
+            }
+            #expect(entry["meta-type"] != nil)
+        }
+    }
+
+    @Test func anAlternateListsItsForms() throws {
+        let alternate = Self.entry("BitmapSource", in: try Self.table.schema())
+        #expect(alternate?["meta-type"] == "alternate")
+        #expect(alternate?["members"] == [["type": "str"], ["type": "BitmapReference"]])
+    }
+
+    @Test func anUnknownCommandIsNotFound() async {
+        await #expect(
+            throws: ControlError(.commandNotFound, "The command nope has not been found")
+        ) { try await Self.table.execute("nope", arguments: [:]) }
+    }
+
+    @Test func anyErrorOfAHandlerReachesTheClientAsText() async {
+        struct Odd: Error, CustomStringConvertible { let description = "the disk is odd" }
+        var table = CommandTable()
+        table.register(Quit.self) { _ in throw Odd() }
+        await #expect(throws: ControlError.generic("the disk is odd")) {
+            try await table.execute("quit", arguments: [:])
+        }
+    }
+}
