@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -63,6 +64,8 @@ int clinux_wait_readable(int fd, int timeout_milliseconds) {
     struct pollfd descriptor = {.fd = fd, .events = POLLIN};
     return poll(&descriptor, 1, timeout_milliseconds);
 }
+
+int clinux_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
 
 int64_t clinux_size(int fd) {
     struct stat status;

@@ -42,6 +42,9 @@ void clinux_set_thread_pool(uintptr_t pool);
 /// Waits until `fd` is readable. Returns 1, 0 on time-out, -1 with errno.
 int clinux_wait_readable(int fd, int timeout_milliseconds);
 
+/// accept4 with SOCK_CLOEXEC: the descriptor of the next client, or -1 with errno.
+int clinux_accept(int fd);
+
 /// The size in bytes of a regular file or block device, or -1 with errno.
 int64_t clinux_size(int fd);
 
