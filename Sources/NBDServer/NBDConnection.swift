@@ -1,0 +1,105 @@
+import BlockCore
+import Synchronization
+
+// A connection's life, on its own thread from beginning to end:
+//
+//   handshake (with a deadline) → joins its export's set → transmission → waits until what was
+//   handed over is answered or dropped → leaves the set.
+//
+// The export is told of the end only then, so a device is never closed under a request.
+
+/// One client of a server.
+final class NBDConnection: Sendable {
+    private let socket: NBDSocket
+    private let table: NBDExportTable
+    private let limits: NBDLimits
+    private let report: @Sendable (String) -> Void
+    private let name: String
+    private let isFinishing = Atomic(false)
+
+    init(
+        _ socket: NBDSocket, _ table: NBDExportTable, _ limits: NBDLimits, name: String,
+        report: @escaping @Sendable (String) -> Void
+    ) {
+        self.socket = socket
+        self.table = table
+        self.limits = limits
+        self.report = report
+        self.name = name
+    }
+
+    /// Starts the connection's thread; `ended` is called there when everything is over.
+    func start(ended: @escaping @Sendable (NBDConnection) -> Void) {
+        HostThread.start(name: name) { [self] in
+            run()
+            ended(self)
+        }
+    }
+
+    /// Serves the client until it goes, it breaks the protocol or the connection is ended.
+    func run() {
+        if let (agreement, answer) = negotiate() {
+            serve(agreement, answer)
+        }
+        socket.shutdownAll()
+    }
+
+    /// Takes no more requests, but answers what was received.
+    func finish() {
+        isFinishing.store(true, ordering: .relaxed)
+        socket.shutdownReceiving()
+    }
+
+    /// Cuts the client off; what is in flight still has to complete.
+    func cut() {
+        isFinishing.store(true, ordering: .relaxed)
+        socket.shutdownAll()
+    }
+
+    // The last answer is not sent yet: it is a promise that the export is there.
+    private func negotiate() -> (NBDAgreement, answer: [UInt8])? {
+        let deadline = ContinuousClock.now + .seconds(limits.handshakeSeconds)
+        var handshake = NBDHandshake(table)
+        let input = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: NBDHandshake.payloadBytesMax, alignment: 8)
+        defer { input.deallocate() }
+        guard socket.send(NBDOptionReply.greeting(), until: deadline) else { return nil }
+        while true {
+            let piece = UnsafeMutableRawBufferPointer(rebasing: input[..<handshake.neededBytes])
+            guard socket.receive(into: piece, until: deadline) else {
+                if ContinuousClock.now >= deadline {
+                    report("\(name): no export chosen within \(limits.handshakeSeconds) s, closed")
+                }
+                return nil
+            }
+            var reply: [UInt8] = []
+            let outcome = handshake.consume(UnsafeRawBufferPointer(piece), reply: &reply)
+            if case .transmit(let agreement) = outcome { return (agreement, reply) }
+            if !reply.isEmpty && !socket.send(reply, until: deadline) { return nil }
+            if case .close(let reason) = outcome {
+                if let reason { report("\(name): closed in the handshake: \(reason)") }
+                return nil
+            }
+        }
+    }
+
+    private func serve(_ agreement: NBDAgreement, _ answer: [UInt8]) {
+        let connections = agreement.entry.connections
+        guard connections.insert(self) else { return }
+        defer { connections.remove(self) }
+        let export = agreement.entry.export
+        export.connectionOpened()
+        defer { export.connectionClosed() }
+
+        let session = NBDSession(agreement, socket, limits, name: name)
+        guard answer.withUnsafeBytes({ session.channel.send($0) }) else { return }
+        var transmission = NBDTransmission(session) { [self] in
+            isFinishing.load(ordering: .relaxed)
+        }
+        if transmission.run() == .badMagic {
+            report("\(name): closed: a request to \(export.name) without its magic number")
+        }
+        session.credits.waitUntilIdle()
+        session.channel.end()
+    }
+}

@@ -1,0 +1,79 @@
+package import BlockCore
+import Glibc
+import Synchronization
+
+/// Serves the exports of a table to the clients of a socket in the file system.
+package final class NBDServer: Sendable {
+    package let socketPath: String
+    private let exports: NBDExportTable
+    private let limits: NBDLimits
+    private let report: @Sendable (String) -> Void
+    private let connections = NBDConnectionSet()
+    private let listener = Mutex<NBDListener?>(nil)
+    private let isStopping = Atomic(false)
+
+    /// A server that does not listen yet. `report` is told, from any thread, of clients that broke
+    /// the protocol and of what the system refuses.
+    package init(
+        socketPath: String, exports: NBDExportTable, limits: NBDLimits = NBDLimits(),
+        report: @escaping @Sendable (String) -> Void
+    ) {
+        self.socketPath = socketPath
+        self.exports = exports
+        self.limits = limits
+        self.report = report
+    }
+
+    /// Listens, and serves whoever connects, until `stop`. A server starts once.
+    package func start() throws(BlockError) {
+        let listener = try self.listener.withLock { (listener) throws(BlockError) in
+            guard listener == nil, !isStopping.load(ordering: .relaxed) else {
+                throw BlockError(
+                    .invalid, "start", on: socketPath, detail: "the server was started before")
+            }
+            let new = try NBDListener(path: socketPath)
+            listener = new
+            return new
+        }
+        HostThread.start(name: "nbd-accept") { [self] in accept(listener) }
+    }
+
+    /// Stops listening, lets requests in flight finish for `drainSeconds`, then cuts the clients
+    /// off. What a device still holds after as long again is reported and left to it.
+    package func stop() async {
+        isStopping.store(true, ordering: .relaxed)
+        listener.withLock { $0?.stop() }
+        connections.seal()
+        let limit = Duration.seconds(limits.drainSeconds)
+        if await connections.waitUntilEmpty(upTo: limit) { return }
+        connections.cut()
+        if await connections.waitUntilEmpty(upTo: limit) { return }
+        report("\(socketPath): stopped; \(connections.count) clients' requests never completed")
+    }
+
+    private func accept(_ listener: NBDListener) {
+        var number = 0
+        while !isStopping.load(ordering: .relaxed) {
+            do throws(BlockError) {
+                let socket = try listener.accept()
+                number += 1
+                serve(socket, name: "nbd-\(number)")
+            } catch {
+                if isStopping.load(ordering: .relaxed) { return }
+                report("\(error)")
+                // Out of descriptors or memory: trying at once would only burn the processor.
+                usleep(100_000)
+            }
+        }
+    }
+
+    private func serve(_ socket: NBDSocket, name: String) {
+        guard connections.count < limits.connectionsMax else {
+            report("\(socketPath): refused a client: \(limits.connectionsMax) are connected")
+            return
+        }
+        let connection = NBDConnection(socket, exports, limits, name: name, report: report)
+        guard connections.insert(connection) else { return }
+        connection.start { [connections] in connections.remove($0) }
+    }
+}

@@ -1,0 +1,106 @@
+import BlockCore
+import Glibc
+
+// The one seam between a connection and its socket: a transport with encryption would offer the
+// same operations. The socket is blocking; what must not wait asks for that call by call.
+
+/// A connected stream socket, closed with the last reference.
+final class NBDSocket: Sendable {
+    /// What an attempt to send came to.
+    enum Sent: Equatable {
+        case bytes(Int)
+        case wouldBlock
+        /// The client is gone, or the socket was cut.
+        case broken
+    }
+
+    private let descriptor: Int32
+
+    /// Takes over `descriptor`.
+    init(descriptor: Int32) {
+        self.descriptor = descriptor
+    }
+
+    deinit { close(descriptor) }
+
+    /// Waits for bytes and takes what is there, at most `target` full; zero at the end of the
+    /// stream, however it came. With `isWhole` waits until `target` is full or the stream ends.
+    func receive(into target: UnsafeMutableRawBufferPointer, isWhole: Bool = false) -> Int {
+        var done = 0
+        repeat {
+            let got = recv(
+                descriptor, target.baseAddress! + done, target.count - done,
+                isWhole ? Int32(MSG_WAITALL) : 0)
+            if got < 0 && errno == EINTR { continue }
+            if got <= 0 { break }
+            done += got
+        } while isWhole && done < target.count
+        return done
+    }
+
+    /// Sends what `vectors` name with one call, or as much of it as fits.
+    func send(_ vectors: UnsafeMutableBufferPointer<iovec>, mayWait: Bool) -> Sent {
+        var message = msghdr()
+        message.msg_iov = vectors.baseAddress
+        message.msg_iovlen = vectors.count
+        let flags = MSG_NOSIGNAL | (mayWait ? 0 : MSG_DONTWAIT)
+        while true {
+            let sent = sendmsg(descriptor, &message, Int32(flags))
+            if sent >= 0 { return .bytes(sent) }
+            if errno == EINTR { continue }
+            return errno == EAGAIN && !mayWait ? .wouldBlock : .broken
+        }
+    }
+
+    /// Fills `target`; false if the stream ends or `deadline` passes before.
+    func receive(
+        into target: UnsafeMutableRawBufferPointer, until deadline: ContinuousClock.Instant
+    ) -> Bool {
+        var done = 0
+        while done < target.count {
+            guard wait(for: POLLIN, until: deadline) else { return false }
+            let got = recv(
+                descriptor, target.baseAddress! + done, target.count - done,
+                Int32(MSG_DONTWAIT))
+            if got < 0 && (errno == EINTR || errno == EAGAIN) { continue }
+            guard got > 0 else { return false }
+            done += got
+        }
+        return true
+    }
+
+    /// Sends all of `bytes`; false if the client is gone or `deadline` passes before.
+    func send(_ bytes: [UInt8], until deadline: ContinuousClock.Instant) -> Bool {
+        bytes.withUnsafeBytes { bytes in
+            var done = 0
+            while done < bytes.count {
+                guard wait(for: POLLOUT, until: deadline) else { return false }
+                let sent = Glibc.send(
+                    descriptor, bytes.baseAddress! + done, bytes.count - done,
+                    Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
+                if sent < 0 && (errno == EINTR || errno == EAGAIN) { continue }
+                guard sent >= 0 else { return false }
+                done += sent
+            }
+            return true
+        }
+    }
+
+    /// Lets nothing more arrive: a waiting `receive` ends, the client's sends fail.
+    func shutdownReceiving() { _ = shutdown(descriptor, Int32(SHUT_RD)) }
+
+    /// Ends both directions: whoever waits on the socket is woken, the client sees the end.
+    func shutdownAll() { _ = shutdown(descriptor, Int32(SHUT_RDWR)) }
+
+    private func wait(for event: Int32, until deadline: ContinuousClock.Instant) -> Bool {
+        while true {
+            let left = ContinuousClock.now.duration(to: deadline)
+            guard left > .zero else { return false }
+            var request = pollfd(fd: descriptor, events: Int16(event), revents: 0)
+            let milliseconds = left / .milliseconds(1)
+            let ready = poll(&request, 1, Int32(min(milliseconds.rounded(.up), 60_000)))
+            if ready > 0 { return true }
+            if ready < 0 && errno != EINTR { return false }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+import BlockCore
+import Glibc
+
+// The transmission phase, on the connection's own thread.
+//
+// The thread takes what the socket has, parses all of it, and answers each request by the device's
+// now face: a read lands in the output buffer behind its header, a write's payload is handed over
+// where it was received. Replies are sent when the input runs dry, when the output is full, and
+// before the thread waits for anything. What the now face refuses becomes an `NBDLaterRequest`.
+//
+// Payloads above `smallBytesMax` take no detour through the buffers: a read goes from a recycled
+// page-aligned buffer to the socket, with the output buffer in the same call; a write is received
+// into such a buffer. After a large write only the next header is received, so that the payload of
+// the write that probably follows can go straight to its place.
+
+/// Serves the requests of one connection until it ends.
+struct NBDTransmission: ~Copyable {
+    /// Why a connection ends.
+    enum Ending: Error, Equatable {
+        /// The client said so, or went away between two requests, or the server ends it.
+        case finished
+        /// The client went away with a request half sent, or does not take its replies.
+        case lost
+        /// What came is not NBD.
+        case badMagic
+    }
+
+    /// What the now face made of a request.
+    private enum Attempt {
+        case done
+        case refused
+        case failed(BlockError)
+    }
+
+    /// Payloads up to this size go through the connection's buffers.
+    static let smallBytesMax = 64 << 10
+    private static let bufferBytes = 256 << 10
+    private static let spareBytesMax = 4 << 20
+
+    private let session: NBDSession
+    private let device: any BlockDevice
+    private let codec: NBDReplyCodec
+    private let mustFinish: () -> Bool
+    private var input = NBDInputBuffer(capacityBytes: bufferBytes)
+    private var output = NBDOutputBuffer(capacityBytes: bufferBytes)
+    private var spare: AlignedBuffer?
+    private var receiveBytesMax = bufferBytes
+
+    /// `mustFinish` says whether requests that were not received yet are no longer wanted.
+    init(_ session: NBDSession, mustFinish: @escaping () -> Bool) {
+        self.session = session
+        self.device = session.device
+        self.codec = session.codec
+        self.mustFinish = mustFinish
+    }
+
+    /// Serves requests; returns why it ended. Requests that were handed over may be in flight.
+    mutating func run() -> Ending {
+        do throws(Ending) {
+            while true { try serve(try nextRequest()) }
+        } catch {
+            // Replies to what came before the end are still owed.
+            do throws(Ending) { try flush() } catch {}
+            return error
+        }
+    }
+
+    private mutating func nextRequest() throws(Ending) -> NBDRequest {
+        if input.count < NBDSize.requestBytes { try fill(NBDSize.requestBytes) }
+        guard let request = NBDRequest(input.bytes.baseAddress!) else { throw .badMagic }
+        input.consume(NBDSize.requestBytes)
+        return request
+    }
+
+    // Has at least `count` bytes in the input.
+    private mutating func fill(_ count: Int) throws(Ending) {
+        while input.count < count {
+            try flush()
+            if mustFinish() { throw .finished }
+            guard input.receive(from: session.socket, limitBytes: receiveBytesMax) else {
+                throw input.count == 0 ? .finished : .lost
+            }
+        }
+        receiveBytesMax = Self.bufferBytes
+    }
+
+    private mutating func serve(_ request: NBDRequest) throws(Ending) {
+        guard let command = NBDCommand(rawValue: request.type) else {
+            return try fail(request, .invalid, "unknown command \(request.type)")
+        }
+        if let refusal = session.rules.refusal(of: request, command) {
+            if request.hasPayload { try skip(Int(request.lengthBytes)) }
+            return try fail(request, refusal.code, refusal.reason)
+        }
+        switch command {
+        case .disconnect: throw .finished
+        case .flush: return try handOver(request, .flush)
+        case .blockStatus: return try handOver(request, .blockStatus)
+        case .read, .write, .trim, .cache, .writeZeroes: break
+        }
+        let count = Int(request.lengthBytes)
+        guard count > 0 else { return try succeed(request) }
+        switch command {
+        case .read where count <= Self.smallBytesMax: try readSmall(request, count)
+        case .read: try readLarge(request, count)
+        case .write where count <= Self.smallBytesMax: try writeSmall(request, count)
+        case .write: try writeLarge(request, count)
+        case .trim: try handOver(request, .discard)
+        case .cache: try handOver(request, .cache)
+        default:
+            try handOver(request, .writeZeroes(mayUnmap: !request.flags.contains(.noHole)))
+        }
+    }
+
+    private mutating func readSmall(_ request: NBDRequest, _ count: Int) throws(Ending) {
+        let headBytes = codec.readHeadBytes
+        try makeRoom(headBytes + count)
+        let target = UnsafeMutableRawBufferPointer(start: output.end + headBytes, count: count)
+        switch tryRead(request, into: target) {
+        case .done:
+            codec.putReadHead(request, at: output.end)
+            output.advance(headBytes + count)
+        case .refused:
+            try handOver(request, .read(BufferPool.shared.take(count).prefix(count)))
+        case .failed(let error):
+            try fail(request, error)
+        }
+    }
+
+    private mutating func readLarge(_ request: NBDRequest, _ count: Int) throws(Ending) {
+        let buffer = takeBuffer(count)
+        switch tryRead(request, into: buffer.prefix(count).bytes) {
+        case .done:
+            try makeRoom(codec.readHeadBytes)
+            codec.putReadHead(request, at: output.end)
+            output.advance(codec.readHeadBytes)
+            try flush(with: buffer.prefix(count).readOnlyBytes)
+            keep(buffer)
+        case .refused:
+            try handOver(request, .read(buffer.prefix(count)))
+        case .failed(let error):
+            keep(buffer)
+            try fail(request, error)
+        }
+    }
+
+    private mutating func writeSmall(_ request: NBDRequest, _ count: Int) throws(Ending) {
+        try fill(count)
+        let payload = UnsafeRawBufferPointer(rebasing: input.bytes[..<count])
+        switch tryWrite(request, from: payload) {
+        case .done:
+            input.consume(count)
+            try finishWrite(request)
+        case .refused:
+            let slice = BufferPool.shared.take(count).prefix(count)
+            slice.bytes.copyMemory(from: payload)
+            input.consume(count)
+            try handOver(request, .write(slice))
+        case .failed(let error):
+            input.consume(count)
+            try fail(request, error)
+        }
+    }
+
+    private mutating func writeLarge(_ request: NBDRequest, _ count: Int) throws(Ending) {
+        let buffer = takeBuffer(count)
+        let slice = buffer.prefix(count)
+        let early = min(input.count, count)
+        slice.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: input.bytes[..<early]))
+        input.consume(early)
+        if early < count {
+            try flush()
+            let rest = slice.slice(early, count - early).bytes
+            guard session.socket.receive(into: rest, isWhole: true) == rest.count else {
+                throw .lost
+            }
+        }
+        receiveBytesMax = NBDSize.requestBytes
+        switch tryWrite(request, from: slice.readOnlyBytes) {
+        case .done:
+            keep(buffer)
+            try finishWrite(request)
+        case .refused:
+            try handOver(request, .write(slice))
+        case .failed(let error):
+            keep(buffer)
+            try fail(request, error)
+        }
+    }
+
+    private mutating func finishWrite(_ request: NBDRequest) throws(Ending) {
+        if request.flags.contains(.fua) {
+            try handOver(request, .flush)
+        } else {
+            try succeed(request)
+        }
+    }
+
+    private func tryRead(
+        _ request: NBDRequest, into target: UnsafeMutableRawBufferPointer
+    ) -> Attempt {
+        do throws(BlockError) {
+            return try device.tryRead(at: request.offset, into: target) ? .done : .refused
+        } catch {
+            return .failed(error)
+        }
+    }
+
+    private func tryWrite(_ request: NBDRequest, from source: UnsafeRawBufferPointer) -> Attempt {
+        do throws(BlockError) {
+            return try device.tryWrite(at: request.offset, from: source) ? .done : .refused
+        } catch {
+            return .failed(error)
+        }
+    }
+
+    private mutating func handOver(
+        _ request: NBDRequest, _ work: NBDLaterRequest.Work
+    ) throws(Ending) {
+        let later = NBDLaterRequest(request: request, work: work)
+        if !session.credits.tryTake(bytes: later.creditBytes) {
+            try flush()
+            session.credits.take(bytes: later.creditBytes)
+        }
+        session.start(later)
+    }
+
+    private mutating func succeed(_ request: NBDRequest) throws(Ending) {
+        try makeRoom(codec.successBytes)
+        codec.putSuccess(request.cookie, at: output.end)
+        output.advance(codec.successBytes)
+    }
+
+    private mutating func fail(_ request: NBDRequest, _ error: BlockError) throws(Ending) {
+        try append(session.failure(error, request))
+    }
+
+    private mutating func fail(
+        _ request: NBDRequest, _ code: NBDErrorCode, _ reason: String
+    ) throws(Ending) {
+        try append(codec.failure(code, reason, cookie: request.cookie))
+    }
+
+    private mutating func append(_ reply: [UInt8]) throws(Ending) {
+        try makeRoom(reply.count)
+        reply.withUnsafeBytes {
+            output.end.copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+        }
+        output.advance(reply.count)
+    }
+
+    // Takes the payload of a request that is refused off the stream.
+    private mutating func skip(_ count: Int) throws(Ending) {
+        var left = count
+        while left > 0 {
+            if input.count == 0 { try fill(1) }
+            let piece = min(left, input.count)
+            input.consume(piece)
+            left -= piece
+        }
+    }
+
+    private mutating func makeRoom(_ count: Int) throws(Ending) {
+        if output.roomBytes < count { try flush() }
+    }
+
+    private mutating func flush(with payload: UnsafeRawBufferPointer? = nil) throws(Ending) {
+        guard output.count > 0 else { return }
+        let isSent = session.channel.send(output.bytes, payload)
+        output.removeAll()
+        if !isSent { throw .lost }
+    }
+
+    private mutating func takeBuffer(_ count: Int) -> AlignedBuffer {
+        if let buffer = spare, buffer.capacityBytes >= count, buffer.capacityBytes / 4 <= count {
+            spare = nil
+            return buffer
+        }
+        return BufferPool.shared.take(count)
+    }
+
+    private mutating func keep(_ buffer: AlignedBuffer) {
+        if buffer.capacityBytes <= Self.spareBytesMax { spare = buffer }
+    }
+}

@@ -1,0 +1,21 @@
+import Foundation
+import Testing
+
+/// Runs the program at `path` and returns what it printed; a failure if it does not end with 0.
+func tool(
+    _ path: String, _ arguments: String..., sourceLocation: SourceLocation = #_sourceLocation
+) throws -> String {
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: path)
+    process.arguments = arguments
+    let output = Pipe()
+    process.standardOutput = output
+    process.standardError = output
+    try process.run()
+    let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    try #require(
+        process.terminationStatus == 0, "\(path) \(arguments): \(text)",
+        sourceLocation: sourceLocation)
+    return text
+}
