@@ -22,7 +22,8 @@ extension CatalogTransaction {
     /// activity log with it, put the chunks of all other recording bitmaps of the volume in the
     /// same transaction and call `clearRegions`.
     ///
-    /// Throws `busy` if the bitmap is frozen, `other` if it is inconsistent or a successor.
+    /// An inconsistent bitmap may be frozen too: a full backup starts it afresh. Throws `busy` if
+    /// the bitmap is frozen, `other` if it is a successor.
     package func freezeBitmap(
         _ id: Int64, for point: PointReference, chunks: [BitmapChunk]
     ) throws(CatalogError) -> BitmapRecord {
@@ -35,11 +36,6 @@ extension CatalogTransaction {
         }
         guard bitmap.successorOf == nil else {
             throw CatalogError(.other, operation, on: path, detail: "it is itself a successor")
-        }
-        if let reason = bitmap.inconsistency {
-            throw CatalogError(
-                .other, operation, on: path,
-                detail: "it is inconsistent (\(reason)); remove it and add a new one")
         }
         bitmap.pending = point
         try updateBitmap(bitmap)

@@ -137,17 +137,11 @@ import Testing
     }
 
     @Test func whatMustNotBeFrozenIsRefusedAndNothingChanges() throws {
-        var inconsistent = try catalog.insertBitmap("broken", of: volume)
-        inconsistent.inconsistency = "the image changed"
-        try catalog.write { (transaction) throws(CatalogError) in
-            try transaction.updateBitmap(inconsistent)
-        }
         let successor = try freeze("p")
         let before = try directory.catalogBytes()
         let refusals: [(id: Int64, kind: CatalogError.Kind, text: String)] = [
             (record.id, .busy, "the backup p is using it"),
             (successor.id, .other, "itself a successor"),
-            (inconsistent.id, .other, "the image changed"),
         ]
         for refusal in refusals {
             let error = catalogError {
@@ -159,6 +153,20 @@ import Testing
             #expect(error?.detail.contains(refusal.text) == true)
         }
         #expect(try directory.catalogBytes() == before)
+    }
+
+    @Test func aFullBackupMayStartAnInconsistentBitmapAfresh() throws {
+        var broken = try catalog.insertBitmap("broken", of: volume)
+        broken.inconsistency = "the image changed"
+        let point = makePoint("p", of: volume, in: repository)
+        let promoted = try catalog.write { (transaction) throws(CatalogError) in
+            try transaction.updateBitmap(broken)
+            _ = try transaction.freezeBitmap(broken.id, for: point.reference, chunks: [])
+            return try transaction.promoteSuccessor(of: broken.id, point: point)
+        }
+        #expect(promoted.name == "broken")
+        #expect(!promoted.isInconsistent)
+        #expect(promoted.continues == point.reference)
     }
 
     @Test func onlyThePointThatWasRecordedPromotes() throws {
