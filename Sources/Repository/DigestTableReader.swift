@@ -25,7 +25,8 @@ final class DigestTableReader {
     /// Opens the table at `path`. With `expected`, what the manifest says about it is held
     /// against it: its length now, its SHA-256 when the last record has been read.
     init(path: String, expected: Manifest.Extents? = nil) throws(BlockError) {
-        file = try HostFile(path: path, access: .readOnly)
+        let file = try HostFile(path: path, access: .readOnly)
+        self.file = file
         expectedSHA256 = expected?.sha256
         buffer = BufferPool.shared.take(Self.bufferBytes)
         let sizeBytes = try file.sizeBytes()

@@ -10,11 +10,10 @@ extension DirectoryPointWriter {
             file: try HostFile(path: path, access: .create), header: header)
         let hold = rangeToHold
         var heldBytes: UInt64 = 0
-        try state.withLock { (state) throws(BlockError) in
-            try state.sorter.finish { (record) throws(BlockError) in
-                heldBytes += record.range.intersection(hold).lengthBytes
-                try writer.append(record)
-            }
+        var sorter = state.withLock { $0.sorter }
+        try sorter.finish { (record) throws(BlockError) in
+            heldBytes += record.range.intersection(hold).lengthBytes
+            try writer.append(record)
         }
         let covered = writer.dataBytes + writer.zeroBytes
         guard plan.level == .incremental || covered == plan.lengthBytes else {

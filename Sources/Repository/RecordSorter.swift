@@ -11,8 +11,8 @@ import BlockCore
 
 /// Brings table records that come in any order into ascending order, with bounded memory.
 ///
-/// Nothing about it is safe to share.
-final class RecordSorter {
+/// Copies share the scratch file: only one of them may be used further.
+struct RecordSorter: Sendable {
     private let header: DigestTableHeader
     private let directory: String
     private let recordsMax: Int
@@ -39,12 +39,12 @@ final class RecordSorter {
     var runCount: Int { runs.count }
 
     /// Takes records over. Never blocks.
-    func add(_ records: [TableRecord]) {
+    mutating func add(_ records: [TableRecord]) {
         pending.append(contentsOf: records)
     }
 
     /// Moves a part of the records to the scratch file; may block.
-    func spill() throws(BlockError) {
+    mutating func spill() throws(BlockError) {
         guard isFull else { return }
         sortPending()
         var first = pending.firstIndex { $0.range.offset >= runEnd } ?? pending.count
@@ -60,7 +60,7 @@ final class RecordSorter {
 
     /// Hands all records to `body` in ascending order; may block. Records that overlap come in
     /// some order: `body` is to find them.
-    func finish(_ body: (TableRecord) throws(BlockError) -> Void) throws(BlockError) {
+    mutating func finish(_ body: (TableRecord) throws(BlockError) -> Void) throws(BlockError) {
         sortPending()
         guard let scratch else {
             for record in pending { try body(record) }
@@ -83,11 +83,11 @@ final class RecordSorter {
         }
     }
 
-    private func sortPending() {
+    private mutating func sortPending() {
         pending.sort { $0.range.offset < $1.range.offset }
     }
 
-    private func write(_ records: ArraySlice<TableRecord>) throws(BlockError) {
+    private mutating func write(_ records: ArraySlice<TableRecord>) throws(BlockError) {
         let file: HostFile
         if let scratch { file = scratch } else { file = try HostFile(temporaryIn: directory) }
         scratch = file
