@@ -5,6 +5,7 @@ import Jobs
 import Logging
 import NBDServer
 import ServiceLifecycle
+import UnixSignals
 import Volumes
 
 // An agent's life.

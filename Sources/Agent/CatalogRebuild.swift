@@ -1,8 +1,9 @@
-package import BlockCore
+import BlockCore
 import Catalog
 import Foundation
 import Jobs
 import Repository
+import Volumes
 
 /// What a rebuilt catalog holds.
 package struct CatalogRebuildSummary: Sendable {

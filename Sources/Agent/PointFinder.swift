@@ -1,4 +1,5 @@
 import BlockCore
+import Catalog
 import Foundation
 import Jobs
 import Repository

@@ -22,7 +22,7 @@ enum Readiness {
         withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { socketAddress in
                 _ = sendto(
-                    descriptor, state, state.utf8.count, Int32(MSG_NOSIGNAL.rawValue),
+                    descriptor, state, state.utf8.count, Int32(MSG_NOSIGNAL),
                     socketAddress, socklen_t(length))
             }
         }

@@ -24,16 +24,21 @@ enum Recovery {
             for bitmap in volume.frozenBitmaps() {
                 do throws(BlockError) {
                     let outcome = try await settle(bitmap, repositories)
-                    log.notice(
-                        "bitmap '\(bitmap.name)' of \(volume.name) was left by a backup that did "
-                            + "not end: \(outcome)")
+                    log.notice("\(outcome)", metadata: metadata(bitmap))
                 } catch {
                     log.warning(
-                        "bitmap '\(bitmap.name)' of \(volume.name) stays frozen until its "
-                            + "repository answers: \(error)")
+                        "a bitmap stays frozen until its repository answers: \(error)",
+                        metadata: metadata(bitmap))
                 }
             }
         }
+    }
+
+    private static func metadata(_ bitmap: FrozenBitmap) -> Logger.Metadata {
+        [
+            "volume": "\(bitmap.volume.name)", "bitmap": "\(bitmap.name)",
+            "point": "\(bitmap.pending.pointID)",
+        ]
     }
 
     private static func settle(
@@ -46,9 +51,9 @@ enum Recovery {
             let manifest = try await repository.repository.chain(for: pointID).last
         else {
             try await bitmap.mergeBack()
-            return "its point never became whole, nothing it recorded is lost"
+            return "an interrupted backup was undone; nothing its bitmap recorded is lost"
         }
         try await bitmap.promote(PointRecord(manifest, repositoryID: repository.id))
-        return "its point \(pointID) is whole and is continued"
+        return "an interrupted backup had made its point; its bitmap continues it"
     }
 }

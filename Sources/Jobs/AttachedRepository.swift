@@ -1,4 +1,3 @@
-package import BlockCore
 package import Repository
 
 /// A repository that the agent knows: its row in the catalog, and the repository itself.

@@ -10,24 +10,35 @@ enum CopyWorkers {
         _ source: PieceSource, workerCount: Int = 4, job: Job,
         _ copy: @escaping @Sendable (Piece) async throws(BlockError) -> Void
     ) async throws(BlockError) {
-        let failure = Mutex<BlockError?>(nil)
+        let failure = FirstFailure()
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<workerCount {
                 group.addTask(executorPreference: IOPool.background) {
                     do throws(BlockError) {
-                        while failure.withLock({ $0 }) == nil, let piece = try await source.next() {
+                        while failure.value == nil, let piece = try await source.next() {
                             try job.checkCancelled()
                             try await copy(piece)
                             job.advance(by: piece.range.lengthBytes)
                         }
                     } catch {
-                        failure.withLock { first in
-                            if first == nil { first = error }
-                        }
+                        failure.report(error)
                     }
                 }
             }
         }
-        if let error = failure.withLock({ $0 }) { throw error }
+        if let error = failure.value { throw error }
+    }
+}
+
+/// The failure that several workers stop for: the first that one of them met.
+private final class FirstFailure: Sendable {
+    private let first = Mutex<BlockError?>(nil)
+
+    var value: BlockError? { first.withLock { $0 } }
+
+    func report(_ error: BlockError) {
+        first.withLock { first in
+            if first == nil { first = error }
+        }
     }
 }

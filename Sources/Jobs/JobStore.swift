@@ -1,5 +1,5 @@
 package import BlockCore
-import Foundation
+package import Foundation
 
 /// A change of a job's state, for whoever shows events.
 package struct JobStatusChange: Sendable {

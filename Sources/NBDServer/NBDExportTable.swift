@@ -68,7 +68,7 @@ package final class NBDExportTable: Sendable {
     }
 
     /// All exports, in order of name.
-    func all() -> [any NBDExport] {
+    package func all() -> [any NBDExport] {
         entries.withLock { entries in
             entries.values.map(\.export).sorted { $0.name < $1.name }
         }

@@ -1,3 +1,4 @@
+import BlockCore
 import Control
 import Jobs
 

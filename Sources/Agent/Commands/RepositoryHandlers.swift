@@ -1,5 +1,7 @@
 import BlockCore
+import Catalog
 import Control
+import Foundation
 import Repository
 
 extension Agent {

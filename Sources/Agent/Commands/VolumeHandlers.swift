@@ -1,5 +1,8 @@
 import BlockCore
+import Catalog
 import Control
+import Foundation
+import NBDServer
 import Volumes
 
 extension Agent {

@@ -1,3 +1,4 @@
+import Bitmaps
 package import BlockCore
 import Catalog
 import Repository
@@ -71,7 +72,7 @@ package struct BackupJob: Sendable {
             volume: plan.volume, bitmapName: plan.bitmapName,
             granularityBytes: plan.granularityBytes,
             point: PointReference(
-                pointID: plan.pointID.text, repositoryID: repository.id),
+                repositoryID: repository.id, pointID: plan.pointID.text),
             isIncremental: plan.isIncremental, fleece: fleece)
     }
 }

@@ -1,7 +1,7 @@
 import BlockCore
 import Catalog
 import Repository
-package import Volumes
+import Volumes
 
 /// The level that a user asks for.
 package enum BackupLevel: String, Sendable, CaseIterable {
