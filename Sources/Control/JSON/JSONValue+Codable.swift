@@ -47,3 +47,10 @@ extension JSONValue: Codable {
         self = try JSONParser.parse([UInt8](try encoder.encode(value)))
     }
 }
+
+extension JSONValue {
+    /// The value as a `T`. Members that `T` does not know are passed over.
+    package func decoded<T: Decodable>(as type: T.Type = T.self) throws(ControlError) -> T {
+        try JSONValueDecoder.decode(type, from: self, path: "value", refusesUnknownMembers: false)
+    }
+}

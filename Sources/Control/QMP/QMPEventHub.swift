@@ -22,6 +22,9 @@ package final class QMPEventHub: Sendable {
         for outbox in subscribers { outbox.append(bytes) }
     }
 
+    /// How many clients are in command mode.
+    package var clientCount: Int { state.withLock { $0.subscribers.count } }
+
     func subscribe(_ outbox: QMPOutbox) -> UInt64 {
         state.withLock { state in
             state.nextID += 1

@@ -1,0 +1,31 @@
+import ArgumentParser
+import Control
+
+/// `tidemark export list`: what the NBD server offers, as a table.
+struct ExportListCommand: ClientCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "List the NBD exports.",
+        discussion: """
+            Example:
+              tidemark export list
+            """)
+
+    @OptionGroup var global: GlobalOptions
+
+    func run(_ agent: AgentSession) async throws {
+        let exports = try await agent.execute(QueryExports.self)
+        try agent.console.result(exports) {
+            var table = TextTable([
+                .text("NAME"), .text("VOLUME"), .text("MODE"), .number("CLIENTS"), .text("URI"),
+            ])
+            for export in exports {
+                table.append([
+                    export.name, export.volume, export.readOnly ? "read-only" : "read-write",
+                    "\(export.connections)", export.uri,
+                ])
+            }
+            return table.text
+        }
+    }
+}

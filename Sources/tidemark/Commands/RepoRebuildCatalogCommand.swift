@@ -1,0 +1,37 @@
+import Agent
+import ArgumentParser
+import Control
+
+/// `tidemark repo rebuild-catalog`: makes a new catalog from what repositories say.
+struct RepoRebuildCatalogCommand: AsyncParsableCommand, GlobalOptionsHolder {
+    static let configuration = CommandConfiguration(
+        commandName: "rebuild-catalog",
+        abstract: "Make a new catalog from repositories, without an agent.",
+        discussion: """
+            For a state directory whose catalog is lost or broken. A broken catalog is kept \
+            aside. Volumes must be imported again, and their first backups compare with the \
+            last points instead of trusting bitmaps.
+
+            Example:
+              tidemark --state /srv/tidemark repo rebuild-catalog /backup/main
+            """)
+
+    @OptionGroup var global: GlobalOptions
+
+    @Argument(help: "Where the repositories are.", completion: .directory)
+    var locations: [String]
+
+    func run() async throws {
+        let summary = try await CatalogRebuild.run(
+            stateDirectory: HostPath.absolute(global.stateDirectory),
+            locations: locations.map { HostPath.absolute($0) })
+        let document: JSONValue = [
+            "volumes": .int(Int64(summary.volumes)), "points": .int(Int64(summary.points)),
+            "kept-aside": summary.keptAside.map { .string($0) } ?? .null,
+        ]
+        try global.console.result(document) {
+            let kept = summary.keptAside.map { "; the old catalog is \($0)" } ?? ""
+            return "\(summary.points) points of \(summary.volumes) volumes found\(kept)"
+        }
+    }
+}

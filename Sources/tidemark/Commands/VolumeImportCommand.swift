@@ -1,0 +1,37 @@
+import ArgumentParser
+import Control
+
+/// `tidemark volume import`: makes a volume of an image that exists.
+struct VolumeImportCommand: ClientCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "import",
+        abstract: "Make a volume of an existing image.",
+        discussion: """
+            The image is used where it is; from then on only the agent may write to it. Without \
+            --format its format is probed.
+
+            Example:
+              tidemark volume import vm2 /images/vm2.qcow2
+            """)
+
+    @OptionGroup var global: GlobalOptions
+
+    @Argument(help: "The name of the new volume.")
+    var name: String
+
+    @Argument(help: "The image.", completion: .file())
+    var file: String
+
+    @Option(help: "The format of the image.")
+    var format: ImageFormat?
+
+    func run(_ agent: AgentSession) async throws {
+        _ = try await agent.execute(
+            VolumeImport.self,
+            .init(name: name, file: HostPath.absolute(file), format: format))
+        let volume = try await agent.volume(name)
+        try agent.console.result(volume) {
+            "\(name): \(volume.format), \(ByteSize.text(volume.size)), \(volume.uri)"
+        }
+    }
+}

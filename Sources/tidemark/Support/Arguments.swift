@@ -1,0 +1,17 @@
+import ArgumentParser
+import Control
+
+// What the agent's own types need in order to be options of the command line.
+
+extension ImageFormat: ExpressibleByArgument {}
+extension BackupLevel: ExpressibleByArgument {}
+extension DigestAlgorithm: ExpressibleByArgument {}
+
+extension ArgumentHelp {
+    /// Help for an option that takes a size.
+    static func size(_ abstract: String, valueName: String = "size") -> ArgumentHelp {
+        ArgumentHelp(
+            "\(abstract) A whole number, with K, M, G or T for powers of 1024.",
+            valueName: valueName)
+    }
+}

@@ -1,0 +1,66 @@
+import ArgumentParser
+import Testing
+
+@testable import Control
+@testable import tidemark
+
+/// What the command line understands.
+struct CommandLineTests {
+    private static func parse<Command: ParsableCommand>(
+        _ type: Command.Type, _ line: String
+    ) throws -> Command {
+        let words = line.split(separator: " ").map(String.init)
+        return try #require(try Tidemark.parseAsRoot(words) as? Command)
+    }
+
+    @Test func globalOptionsMayStandAnywhere() throws {
+        for line in [
+            "--state /s --json volume list", "volume --state /s list --json",
+            "volume list --json --state=/s",
+        ] {
+            let command = try Self.parse(VolumeListCommand.self, line)
+            #expect(command.global.stateDirectory == "/s" && command.global.json, "\(line)")
+        }
+    }
+
+    @Test func aBackupTakesVolumesAndOptions() throws {
+        let command = try Self.parse(
+            BackupCommand.self, "backup a b --repo r --level full --limit 10M --bitmap x -q")
+        #expect(command.volumes == ["a", "b"] && command.repo == "r")
+        #expect(command.level == .full && command.limit?.bytes == 10 << 20)
+        #expect(command.bitmap == "x" && command.global.quiet)
+    }
+
+    @Test(arguments: [
+        "volume create a", "volume create a --size 1.5G",
+        "volume create a --backing x --from-point y", "volume create a --size 1G --format vmdk",
+        "backup --repo r", "backup a", "backup a --repo r --level differential", "verify",
+        "restore p", "restore p f --as-volume v", "bitmap merge v t",
+        "bitmap add v b --granularity 4G",
+        "events --count 0", "volume list -q -v", "nonsense", "qmp",
+    ])
+    func aWrongUsageHasItsCode(_ line: String) {
+        do {
+            _ = try Tidemark.parseAsRoot(line.split(separator: " ").map(String.init))
+            Issue.record("'\(line)' was accepted")
+        } catch {
+            #expect(Tidemark.exitCode(for: error).rawValue == ExitStatus.usage.rawValue)
+        }
+    }
+
+    @Test func everyCommandHasHelpWithAnExample() {
+        var pending: [any ParsableCommand.Type] = [Tidemark.self]
+        var count = 0
+        while let command = pending.popLast() {
+            pending += command.configuration.subcommands
+            count += 1
+            let name = command.configuration.commandName ?? ""
+            #expect(!command.configuration.abstract.isEmpty, "\(name)")
+            let discussion = command.configuration.discussion
+            #expect(
+                discussion.contains("Example") && discussion.contains("  tidemark ")
+                    || discussion.contains("$(tidemark "), "\(name)")
+        }
+        #expect(count == 39)
+    }
+}
