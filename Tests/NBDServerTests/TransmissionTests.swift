@@ -104,7 +104,7 @@ struct Way: CustomTestStringConvertible {
             #expect(try error(.read, 0, .max) == 22)
             #expect(try error(.write, 8000, 500, sends: 500) == 28)
             #expect(try error(.write, 1 << 60, 400_000, sends: 400_000) == 28)
-            #expect(try error(.write, 0, 33 << 20, sends: 33 << 20) == 28)
+            #expect(try error(.write, 0, 2 << 20, sends: 2 << 20) == 28)
             #expect(try error(.writeZeroes, 1, .max) == 28)
             #expect(try error(.trim, 8191, 2) == 22)
             #expect(try error(.blockStatus, 0, 8192) == 22)

@@ -15,7 +15,7 @@ func tool(
     let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()
     try #require(
-        process.terminationStatus == 0, "\(path) \(arguments): \(text)",
+        process.terminationStatus == 0, "\(path): \(text)",
         sourceLocation: sourceLocation)
     return text
 }
