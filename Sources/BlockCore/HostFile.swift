@@ -107,10 +107,32 @@ package final class HostFile: Sendable {
     package func write(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) {
+        try write(at: offset, from: source) { pwrite($0, $1, $2, Int($3)) }
+    }
+
+    /// Writes all of `source` at `offset` and returns when that is durable, whatever else of the
+    /// file still waits to be written.
+    package func writeDurably(
+        at offset: UInt64, from source: UnsafeRawBufferPointer
+    ) throws(BlockError) {
+        do throws(BlockError) {
+            try write(at: offset, from: source, by: clinux_pwrite_durable)
+        } catch {
+            guard error.kind == .unsupported else { throw error }
+            try write(at: offset, from: source)
+            try flush()
+        }
+    }
+
+    private func write(
+        at offset: UInt64, from source: UnsafeRawBufferPointer,
+        by call: (Int32, UnsafeRawPointer?, Int, Int64) -> Int
+    ) throws(BlockError) {
         var done = 0
         while done < source.count {
-            let put = pwrite(
-                descriptor, source.baseAddress! + done, source.count - done, Int(offset) + done)
+            let put = call(
+                descriptor, source.baseAddress! + done, source.count - done,
+                Int64(offset) + Int64(done))
             if put < 0 {
                 if errno == EINTR { continue }
                 throw failure("write", offset, source.count)

@@ -18,6 +18,11 @@ ssize_t clinux_pread_nowait(int fd, void *buffer, size_t length, int64_t offset)
     return preadv2(fd, &vector, 1, offset, RWF_NOWAIT);
 }
 
+ssize_t clinux_pwrite_durable(int fd, const void *buffer, size_t length, int64_t offset) {
+    struct iovec vector = {.iov_base = (void *)buffer, .iov_len = length};
+    return pwritev2(fd, &vector, 1, offset, RWF_DSYNC);
+}
+
 int clinux_punch_hole(int fd, int64_t offset, int64_t length) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }

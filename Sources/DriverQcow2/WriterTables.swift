@@ -95,17 +95,3 @@ struct WriterTables {
         try file.writeNumbers(entries, at: l1[l1Index] & Qcow2Layout.offsetMask)
     }
 }
-
-extension HostFile {
-    /// Writes `numbers` big-endian, one after the other.
-    func writeNumbers(_ numbers: [UInt64], at offset: UInt64) throws(BlockError) {
-        guard !numbers.isEmpty else { return }
-        var bytes = [UInt8](repeating: 0, count: numbers.count * 8)
-        try bytes.withMutableBytes { (bytes) throws(BlockError) in
-            for (index, number) in numbers.enumerated() {
-                bytes.storeBigEndian(number, at: index * 8)
-            }
-            try write(at: offset, from: UnsafeRawBufferPointer(bytes))
-        }
-    }
-}

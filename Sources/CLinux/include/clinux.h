@@ -11,6 +11,9 @@
 /// preadv2 with RWF_NOWAIT: returns what the page cache holds, or -1 with EAGAIN.
 ssize_t clinux_pread_nowait(int fd, void *buffer, size_t length, int64_t offset);
 
+/// pwritev2 with RWF_DSYNC: returns when what it wrote is durable.
+ssize_t clinux_pwrite_durable(int fd, const void *buffer, size_t length, int64_t offset);
+
 /// fallocate(PUNCH_HOLE | KEEP_SIZE). Returns 0 or -1 with errno.
 int clinux_punch_hole(int fd, int64_t offset, int64_t length);
 
