@@ -19,7 +19,7 @@ extension Qcow2Device {
             let (head, whole, tail) = split(range)
             try await zeroPart(head)
             try await zeroPart(tail)
-            if header.version >= 3 {
+            if canBeZero {
                 try await zeroClusters(whole, mayUnmap ? .unmap : .inPlace)
             } else {
                 try await writeZeroBytes(whole)
@@ -30,13 +30,16 @@ extension Qcow2Device {
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
         let whole = split(range).whole
-        // Version 2 has no cluster that reads as zeroes: a discarded one would show the backing.
-        guard !whole.isEmpty, header.version >= 3 || backing == nil else { return }
+        guard !whole.isEmpty, canBeZero else { return }
         try await withTaskExecutorPreference(pool) { () async throws(BlockError) in
             try await prepare()
             try await zeroClusters(whole, .discard)
         }
     }
+
+    /// Whether a cluster can read as zeroes without storage. In version 2 only an unallocated one
+    /// does, and that shows the backing device.
+    private var canBeZero: Bool { header.version >= 3 || backing == nil }
 
     /// Makes a part of one cluster read as zeroes.
     private func zeroPart(_ range: ByteRange) async throws(BlockError) {
@@ -47,6 +50,7 @@ extension Qcow2Device {
     }
 
     private func writeZeroBytes(_ range: ByteRange) async throws(BlockError) {
+        guard !range.isEmpty else { return }
         let countMax = min(range.lengthBytes, 1 << 20)
         let zeroes = BufferPool.shared.take(Int(countMax)).prefix(Int(countMax))
         memset(zeroes.bytes.baseAddress!, 0, zeroes.count)
@@ -100,7 +104,7 @@ extension Qcow2Device {
                 }
                 continue
             }
-            new[index] = header.version >= 3 && backing != nil ? Qcow2Layout.zero : 0
+            new[index] = backing != nil ? Qcow2Layout.zero : 0
             if new[index] != entry, let run = cache.decoder.storage(of: entry) {
                 freed.appendMerging(run)
             }

@@ -91,7 +91,8 @@ package protocol PointWriter: AnyObject, Sendable {
     func writeZeroes(_ range: ByteRange) async throws(BlockError)
 
     /// Makes the point durable and then visible. `beforeCommit` runs in between: there the caller
-    /// flushes the source. On any error the point is withdrawn.
+    /// flushes the source. On any error the point is withdrawn, but for `busy`: writes are still
+    /// in flight.
     func commit(
         beforeCommit: @Sendable () async throws(BlockError) -> Void
     ) async throws(BlockError) -> Manifest

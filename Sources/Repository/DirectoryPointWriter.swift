@@ -107,7 +107,10 @@ package final class DirectoryPointWriter: PointWriter {
     package func commit(
         beforeCommit: @Sendable () async throws(BlockError) -> Void
     ) async throws(BlockError) -> Manifest {
-        try close()
+        if let failure = try close() {
+            await withdraw()
+            throw failure
+        }
         do throws(BlockError) {
             try await image.finish()
             var manifest = try await pool.run { [self] () throws(BlockError) in
@@ -200,15 +203,19 @@ package final class DirectoryPointWriter: PointWriter {
         }
     }
 
-    private func close() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            try checkWriting(state)
+    /// Ends the writing; the error of an earlier write, if one failed, is returned.
+    private func close() throws(BlockError) -> BlockError? {
+        try state.withLock { (state) throws(BlockError) -> BlockError? in
+            var failure: BlockError?
+            if case .failed(let error) = state.phase { failure = error }
+            if failure == nil { try checkWriting(state) }
             guard state.inFlight == 0 else {
                 throw BlockError(
                     .busy, "commit the point", on: plan.id.text,
                     detail: "\(state.inFlight) writes are in flight")
             }
             state.phase = .closed
+            return failure
         }
     }
 }

@@ -40,6 +40,7 @@ package final class DirectoryRepository: BackupRepository {
             }
             try HostDirectory.replaceFile(
                 "\(root)/\(RepositoryDescription.fileName)", with: try details.encoded())
+            try HostDirectory.flush("\(root)/..")
         }
         return DirectoryRepository(root: root, details: details, pool: pool)
     }
@@ -94,20 +95,21 @@ package final class DirectoryRepository: BackupRepository {
         let pool = pool
         return try await blocking { (store) throws(BlockError) in
             let (folder, chain) = try store.chain(of: id)
-            var device: (any BlockDevice)?
+            var devices: [any BlockDevice] = []
             var lengthBytes: UInt64 = 0
             for manifest in chain {
-                device = try Qcow2Device.open(
-                    path: "\(folder)/\(manifest.image.file)", readOnly: true, backing: device,
-                    pool: pool)
+                let device = try Qcow2Device.open(
+                    path: "\(folder)/\(manifest.image.file)", readOnly: true,
+                    backing: devices.last, pool: pool)
+                devices.append(device)
                 lengthBytes = manifest.volume.lengthBytes
             }
-            guard let device, device.lengthBytes >= lengthBytes else {
+            guard let top = devices.last, top.lengthBytes >= lengthBytes else {
                 throw BlockError(
                     .corrupt, "open the point", on: "\(store.root): \(id)",
                     detail: "the image is shorter than the volume")
             }
-            return ExactLengthDevice(device, lengthBytes: lengthBytes)
+            return ExactLengthDevice(top, below: devices.dropLast(), lengthBytes: lengthBytes)
         }
     }
 
@@ -130,24 +132,24 @@ package final class DirectoryRepository: BackupRepository {
         }
         guard let target else { return found }
         var report = found
-        let device: any BlockDevice
-        do {
-            device = try await openPoint(id)
-        } catch  where DirectoryVerification.isDamage(error) {
-            report.problems.append(error)
-            return report
+        do throws(BlockError) {
+            let device = try await openPoint(id)
+            let verifier = try await blocking { [pool] (store) throws(BlockError) in
+                let extents = target.manifest.extents
+                return try PointVerifier(
+                    device: device,
+                    openTable: { () throws(BlockError) in
+                        try store.table(of: target.manifest, in: target.folder)
+                    },
+                    totalBytes: extents.dataBytes + extents.zeroBytes, subset: subset, pool: pool,
+                    progress: progress)
+            }
+            try await verifier.run(&report)
+            try await device.close()
+        } catch {
+            guard DirectoryVerification.isDamage(error) else { throw error }
+            report.note(error)
         }
-        let verifier = try await blocking { [pool] (store) throws(BlockError) in
-            try PointVerifier(
-                device: device,
-                openTable: { () throws(BlockError) in
-                    try store.table(of: target.manifest, in: target.folder)
-                },
-                totalBytes: target.manifest.extents.dataBytes + target.manifest.extents.zeroBytes,
-                subset: subset, pool: pool, progress: progress)
-        }
-        try await verifier.run(&report)
-        try await device.close()
         return report
     }
 

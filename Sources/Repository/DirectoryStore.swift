@@ -221,7 +221,7 @@ struct DirectoryStore: Sendable {
                     detail: "the file is missing"
                 )
             }
-        } catch  where [.corrupt, .unsupported, .io].contains(error.kind) {
+        } catch  where [.corrupt, .unsupported, .io, .readOnly].contains(error.kind) {
             summary.problem = error
         } catch  where error.kind == .notFound {
             return nil

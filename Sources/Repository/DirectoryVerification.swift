@@ -51,7 +51,7 @@ enum DirectoryVerification {
             try body()
         } catch {
             guard isDamage(error) else { throw error }
-            report.problems.append(error)
+            report.note(error)
         }
     }
 

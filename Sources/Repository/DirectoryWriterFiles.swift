@@ -33,7 +33,10 @@ struct DirectoryWriterFiles: Sendable {
     init(folder: String, id: PointID) throws(BlockError) {
         self.folder = folder
         self.id = id
-        try HostDirectory.create(folder)
+        if !HostDirectory.exists(folder) {
+            try HostDirectory.create(folder)
+            try HostDirectory.flush("\(folder)/..")
+        }
         (stem, lockFile) = try Self.lock(folder: folder, id: id)
         try HostDirectory.flush(folder)
         for taken in [manifest, image, digests] where HostDirectory.exists(taken) {

@@ -5,11 +5,14 @@ import BlockCore
 final class ExactLengthDevice: BlockDevice {
     let lengthBytes: UInt64
     private let device: any BlockDevice
+    private let below: [any BlockDevice]
 
-    /// Shows the first `lengthBytes` of `device`, which it closes with itself.
-    init(_ device: any BlockDevice, lengthBytes: UInt64) {
+    /// Shows the first `lengthBytes` of `device`, and closes it with itself, and then its backing
+    /// devices, which are `below` with the base first.
+    init(_ device: any BlockDevice, below: [any BlockDevice], lengthBytes: UInt64) {
         precondition(lengthBytes <= device.lengthBytes)
         self.device = device
+        self.below = below
         self.lengthBytes = lengthBytes
     }
 
@@ -58,6 +61,7 @@ final class ExactLengthDevice: BlockDevice {
 
     func close() async throws(BlockError) {
         try await device.close()
+        for device in below.reversed() { try await device.close() }
     }
 
     private func refusal(_ operation: String) -> BlockError {

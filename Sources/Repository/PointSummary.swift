@@ -54,4 +54,9 @@ package struct VerifyReport: Sendable {
     package var checkedBytes: UInt64 = 0
 
     package var isGood: Bool { problems.isEmpty && badRanges.isEmpty }
+
+    /// Adds a problem, once.
+    mutating func note(_ problem: BlockError) {
+        if !problems.contains(problem) { problems.append(problem) }
+    }
 }

@@ -68,7 +68,7 @@ final class PointVerifier: Sendable {
         let found = findings.withLock { $0 }
         if let failure = found.failure {
             guard failure.kind == .corrupt || failure.kind == .io else { throw failure }
-            report.problems.append(failure)
+            report.note(failure)
         }
         report.checkedBytes = found.checkedBytes
         report.badRanges = Self.merged(found.bad)

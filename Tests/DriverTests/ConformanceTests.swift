@@ -79,8 +79,8 @@ import Testing
         #expect(backing.content == below)
     }
 
-    /// Bytes of which no two neighbouring runs are alike.
     private func pattern(_ count: Int) -> [UInt8] {
-        (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 9 | 1) }
+        var random = Seed.generator("content of \(count) bytes")
+        return random.bytes(count)
     }
 }

@@ -1,4 +1,5 @@
 package import BlockCore
+import Glibc
 
 extension BufferSlice {
     /// A new buffer with `bytes` in it, which must not be empty.
@@ -30,5 +31,25 @@ extension BlockDevice {
         let slice = BufferSlice.holding(bytes)
         if now, try tryWrite(at: UInt64(offset), from: slice.readOnlyBytes) { return }
         try await write(at: UInt64(offset), from: slice)
+    }
+}
+
+extension [UInt8] {
+    /// The first index at which the two differ, both being equally long; nil if they do not.
+    package func firstDifference(from other: [UInt8]) -> Int? {
+        precondition(count == other.count)
+        return withUnsafeBytes { mine in
+            other.withUnsafeBytes { theirs in
+                // In pieces, because a loop over bytes is slow without optimisation.
+                for start in stride(from: 0, to: mine.count, by: 4096) {
+                    let count = Swift.min(4096, mine.count - start)
+                    if memcmp(mine.baseAddress! + start, theirs.baseAddress! + start, count) == 0 {
+                        continue
+                    }
+                    return (start..<start + count).first { mine[$0] != theirs[$0] }
+                }
+                return nil
+            }
+        }
     }
 }

@@ -17,13 +17,15 @@ package struct SplitMix64: RandomNumberGenerator, Sendable {
     /// `count` random bytes.
     package mutating func bytes(_ count: Int) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: count)
-        var index = 0
-        while index < count {
-            var word = next()
-            for _ in 0..<min(8, count - index) {
-                result[index] = UInt8(truncatingIfNeeded: word)
-                word >>= 8
-                index += 1
+        result.withUnsafeMutableBytes { bytes in
+            var index = 0
+            while index + 8 <= count {
+                bytes.storeBytes(of: next(), toByteOffset: index, as: UInt64.self)
+                index += 8
+            }
+            let last = next()
+            for place in index..<count {
+                bytes[place] = UInt8(truncatingIfNeeded: last >> UInt64(8 * (place - index)))
             }
         }
         return result
