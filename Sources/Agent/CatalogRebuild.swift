@@ -64,7 +64,8 @@ package enum CatalogRebuild {
         return aside
     }
 
-    private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String {
+    private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String
+    {
         let folder = URL(fileURLWithPath: location.text).lastPathComponent
         var name = folder
         var number = 2

@@ -65,7 +65,8 @@ actor RepositoryStore {
                 return try catalog.write { (transaction) throws(CatalogError) in
                     let record = try transaction.insertRepository(
                         RepositoryRecord(
-                            uuid: UUID(uuidString: repository.details.uuid) ?? UUID(), name: name, location: location.text))
+                            uuid: UUID(uuidString: repository.details.uuid) ?? UUID(), name: name,
+                            location: location.text))
                     for point in points {
                         guard let manifest = point.manifest else { continue }
                         try transaction.upsertPoint(

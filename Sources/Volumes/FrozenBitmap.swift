@@ -21,7 +21,9 @@ package struct FrozenBitmap: Sendable {
     package let pending: PointReference
 
     /// The point is durable and the source flushed: the successor takes the bitmap's place.
-    package func promote(_ record: PointRecord, releasing point: PointInTime? = nil) async throws(BlockError) {
+    package func promote(_ record: PointRecord, releasing point: PointInTime? = nil)
+        async throws(BlockError)
+    {
         try await end("promote bitmap '\(name)'", point) {
             (entry, successor, transaction) throws(CatalogError) in
             let promoted = try transaction.promoteSuccessor(of: entry.record.id, point: record)
@@ -44,7 +46,8 @@ package struct FrozenBitmap: Sendable {
     /// At a quiet instant, so that the point leaves the write path as the bitmap changes.
     private func end(
         _ operation: String, _ point: PointInTime?,
-        _ body: @escaping @Sendable (BitmapEntry, BitmapEntry.Successor, CatalogTransaction)
+        _ body:
+            @escaping @Sendable (BitmapEntry, BitmapEntry.Successor, CatalogTransaction)
             throws(CatalogError) -> BitmapEntry
     ) async throws(BlockError) {
         try await volume.atQuietInstant(deadline: .seconds(60)) {

@@ -14,7 +14,8 @@ import Testing
         #expect(try await fixture.restartAfterCrash().dirtyRanges("changes").isEmpty)
         try await volume.write([1], at: 1 << 20)
         #expect(
-            try volume.dirtyRanges("changes") == [ByteRange(offset: 1 << 20, lengthBytes: 64 << 10)])
+            try volume.dirtyRanges("changes") == [ByteRange(offset: 1 << 20, lengthBytes: 64 << 10)]
+        )
         try await volume.close()
     }
 

@@ -89,7 +89,8 @@ import Testing
         try await volume.write([1], at: 2 << 20)
         try await frozen.bitmap.promote(try record(request), releasing: frozen.point)
         #expect(
-            try volume.dirtyRanges("changes") == [ByteRange(offset: 2 << 20, lengthBytes: 64 << 10)])
+            try volume.dirtyRanges("changes") == [ByteRange(offset: 2 << 20, lengthBytes: 64 << 10)]
+        )
         #expect(volume.bitmapStatuses()[0].continues == request.point)
         let recovered = try await fixture.restartAfterCrash()
         #expect(

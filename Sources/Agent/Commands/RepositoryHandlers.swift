@@ -29,9 +29,12 @@ extension Agent {
                     .points(repository: record.name)
                 infos.append(
                     RepositoryInfo(
-                        name: record.name, uuid: record.uuid.uuidString.lowercased(), location: record.location,
+                        name: record.name, uuid: record.uuid.uuidString.lowercased(),
+                        location: record.location,
                         points: points?.count ?? 0,
-                        storedBytes: points?.reduce(0) { $0 + ($1.summary.manifest?.image.storedBytes ?? 0) }
+                        storedBytes: points?.reduce(0) {
+                            $0 + ($1.summary.manifest?.image.storedBytes ?? 0)
+                        }
                             ?? 0,
                         available: points != nil))
             }

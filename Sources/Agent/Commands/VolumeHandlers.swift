@@ -34,7 +34,8 @@ extension Agent {
         table.on(QueryExports.self) { _ in
             volumeExports.map {
                 ExportInfo(
-                    name: $0.name, volume: $0.volume.name, uri: configuration.uri(ofExport: $0.name),
+                    name: $0.name, volume: $0.volume.name,
+                    uri: configuration.uri(ofExport: $0.name),
                     readOnly: $0.isReadOnly, connections: $0.connectionCount)
             }
         }
@@ -69,7 +70,8 @@ extension Agent {
     /// A volume that somebody uses stays: its clients would lose their disk.
     private func remove(_ arguments: VolumeRemove.Arguments) async throws {
         let name = arguments.name
-        if let export = volumeExports.first(where: { $0.name == name }), export.connectionCount > 0 {
+        if let export = volumeExports.first(where: { $0.name == name }), export.connectionCount > 0
+        {
             throw ControlError.generic(
                 "Volume '\(name)' is in use by \(export.connectionCount) NBD clients: "
                     + "disconnect them first")
@@ -93,7 +95,8 @@ extension Agent {
             let failure = failures.first { $0.name == record.name }
             let export = exported.first { $0.name == record.name }
             return VolumeInfo(
-                name: record.name, uuid: record.uuid.uuidString.lowercased(), size: record.lengthBytes,
+                name: record.name, uuid: record.uuid.uuidString.lowercased(),
+                size: record.lengthBytes,
                 format: nodes.first?.format ?? "", path: nodes.first?.path ?? "",
                 nodes: nodes.map {
                     NodeInfo(driver: $0.driver, file: $0.path, format: $0.format)

@@ -45,7 +45,8 @@ package struct RestoreJob: Sendable {
         }
         return .restore(
             RestoreOutcome(
-                pointID: pointID.text, target: targetName, isVolume: isVolume, lengthBytes: lengthBytes,
+                pointID: pointID.text, target: targetName, isVolume: isVolume,
+                lengthBytes: lengthBytes,
                 writtenBytes: written, duration: ContinuousClock.now - started))
     }
 
