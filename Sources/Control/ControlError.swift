@@ -43,11 +43,6 @@ extension ControlError: CustomStringConvertible {
         ControlError(.generic, description)
     }
 
-    /// There is no volume or node of that name.
-    package static func noSuchNode(_ name: String) -> ControlError {
-        generic("Cannot find device='\(name)' nor node-name='\(name)'")
-    }
-
     static func wrongType(_ path: String, expected: String) -> ControlError {
         path.isEmpty
             ? generic("QMP input member 'arguments' must be an \(expected)")

@@ -32,7 +32,7 @@ package final class DirectoryPointWriter: PointWriter {
     let store: DirectoryStore
     let files: DirectoryWriterFiles
     let header: DigestTableHeader
-    private let image: Qcow2Writer
+    let image: Qcow2Writer
     private let pool: IOPool
     let state: Mutex<State>
 

@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @testable import Control
@@ -70,5 +71,43 @@ struct FramerTests {
         #expect(
             Self.items([text], bytes: 99)
                 == [.fatal("JSON parse error, a message of more than 99 bytes")])
+    }
+
+    /// The cuts of a stream must not matter, whatever it holds.
+    @Test func anyStreamMeansTheSameHoweverItIsCut() throws {
+        let text = ProcessInfo.processInfo.environment["TIDEMARK_SEED"]
+        let seed = text.flatMap { UInt64($0) } ?? UInt64.random(in: 0...UInt64.max)
+        var random = SeededGenerator(state: seed)
+        let pieces = ["{", "}", "[", "]", "\"", "\\", "\n", " ", "x", "1", ":", ",", "é", "{}\n"]
+        for _ in 0..<500 {
+            let length = Int.random(in: 1...80, using: &random)
+            let stream = (0..<length).map { _ in pieces.randomElement(using: &random) ?? "" }
+            let bytes = Array(stream.joined().utf8)
+            var whole = Self.framer(bytes: 60)
+            let expected = whole.consume(bytes)
+            var cut = Self.framer(bytes: 60)
+            var items: [QMPFramer.Item] = []
+            var position = 0
+            while position < bytes.count {
+                let end = min(bytes.count, position + Int.random(in: 1...7, using: &random))
+                items += cut.consume(bytes[position..<end])
+                position = end
+            }
+            try #require(items == expected, "TIDEMARK_SEED=\(seed): \(stream.joined())")
+            for case .value(let value) in items { _ = try? JSONParser.parse(value, depthMax: 8) }
+        }
+    }
+}
+
+/// A reproducible source of random numbers.
+private struct SeededGenerator: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
     }
 }

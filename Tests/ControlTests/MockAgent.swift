@@ -9,6 +9,7 @@ final class MockAgent: Sendable {
     private let conclusions: [JobInfo]
     private let polls = Recorder<Void>()
     private let cancellations = Recorder<Void>()
+    private let runningPolls: Int?
 
     /// An agent whose job runs for `runningPolls` looks, then is `conclusion`. With no bound it
     /// runs until it is cancelled.
@@ -21,7 +22,8 @@ final class MockAgent: Sendable {
         self.runningPolls = runningPolls
     }
 
-    private let runningPolls: Int?
+    /// Whether anybody looked at the job.
+    var wasAsked: Bool { !polls.all.isEmpty }
 
     /// What a test's server answers.
     var table: CommandTable {

@@ -211,4 +211,15 @@ struct ServerTests {
             #expect(try await first.execute(QueryVersion.self) == ControlVersion.info)
         }
     }
+
+    @Test func theServerMayEndWhileClientsConnect() async throws {
+        for _ in 0..<20 {
+            let clients = try await TestServer.run { test in
+                let clients = try (0..<20).map { _ in try RawConnection(to: test.socketPath) }
+                for client in clients { client.send(#"{"execute":"qmp_capabilities"}"#) }
+                return clients
+            }
+            for client in clients { _ = await client.read() }
+        }
+    }
 }

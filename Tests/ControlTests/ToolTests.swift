@@ -75,6 +75,42 @@ struct ToolTests {
         #expect(agent.requests.all == ["backup vm1", "cancel backup-1", "dismiss backup-1"])
     }
 
+    @Test func aSecondInterruptEndsTheWaiting() async throws {
+        let agent = MockAgent(
+            runningPolls: 100_000, conclusion: try Self.job(nil, error: "job was cancelled"))
+        try await TestServer.run(agent.table) { test in
+            let tool = try await Tool.run(
+                state: Self.state(test), ["backup", "vm1", "--repo", "main"],
+                whileRunning: { pid in
+                    while agent.requests.all.isEmpty {
+                        try? await Task.sleep(for: .milliseconds(20))
+                    }
+                    kill(pid, SIGINT)
+                    while agent.requests.all.count < 2 {
+                        try? await Task.sleep(for: .milliseconds(20))
+                    }
+                    kill(pid, SIGINT)
+                })
+            #expect(tool.status == 130)
+            #expect(tool.errors.contains("the job may go on"))
+        }
+        #expect(agent.requests.all == ["backup vm1", "cancel backup-1"])
+    }
+
+    @Test func anInterruptEndsTheWaitForAJobButNotTheJob() async throws {
+        let agent = MockAgent(runningPolls: nil, conclusion: try Self.job(nil))
+        try await TestServer.run(agent.table) { test in
+            let tool = try await Tool.run(
+                state: Self.state(test), ["job", "wait", "backup-1"],
+                whileRunning: { pid in
+                    while !agent.wasAsked { try? await Task.sleep(for: .milliseconds(20)) }
+                    kill(pid, SIGINT)
+                })
+            #expect(tool.status == 130)
+        }
+        #expect(agent.requests.all.isEmpty)
+    }
+
     @Test func anAgentThatGoesAwayIsAClearError() async throws {
         let agent = MockAgent(runningPolls: nil, conclusion: try Self.job(nil))
         let gone = try await TestServer.run(agent.table) { test in

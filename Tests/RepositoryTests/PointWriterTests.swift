@@ -1,4 +1,5 @@
 import BlockCore
+import DriverQcow2
 import Foundation
 import Testing
 
@@ -75,6 +76,22 @@ import Testing
         await writer.abandon()
         #expect(try HostDirectory.names(in: writerFolder).isEmpty)
         await expectError(.invalid, "closed") { _ = try await writer.commit {} }
+    }
+
+    @Test func aFailedWriteFailsTheCommitAndWithdrawsThePoint() async throws {
+        let writer = try await begin(try volume.plan(.full))
+        let piece = slice([UInt8](repeating: 1, count: 65536))
+        try await writer.write(at: 0, from: piece)
+        // The image that closes under the writer stands for a disk that fails.
+        try #require(writer as? DirectoryPointWriter).image.abandon()
+        await expectError(.invalid, "image is closed") {
+            try await writer.write(at: 65536, from: piece)
+        }
+        await expectError(.invalid, "image is closed") {
+            try await writer.writeZeroes(ByteRange(offset: 131_072, end: 300_000))
+        }
+        await expectError(.invalid, "image is closed") { _ = try await writer.commit {} }
+        #expect(try HostDirectory.names(in: writerFolder).isEmpty)
     }
 
     @Test func plansThatMakeNoSenseAreRefused() async throws {

@@ -16,11 +16,14 @@ final class PendingConnections: Sendable {
 
     private let state = Mutex(State())
 
-    /// Wraps a fresh channel, on its event loop. Throws once the server has ended, upon which
-    /// NIO closes the channel.
+    /// Wraps a fresh channel, on its event loop. Once the server has ended it closes the channel
+    /// and throws.
     func admit(_ channel: any Channel) throws -> Connection {
         try state.withLock { state in
-            guard !state.isEnded else { throw CancellationError() }
+            guard !state.isEnded else {
+                channel.close(promise: nil)
+                throw CancellationError()
+            }
             let connection = try Connection(wrappingChannelSynchronously: channel)
             state.connections[ObjectIdentifier(channel)] = connection
             return connection

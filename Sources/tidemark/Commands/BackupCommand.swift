@@ -34,11 +34,10 @@ struct BackupCommand: ClientCommand {
     var limit: ByteSize?
 
     func run(_ agent: AgentSession) async throws {
-        let started = try await agent.execute(
+        try await agent.runJob(
             VolumeBackup.self,
             .init(
                 volumes: volumes, repository: repo, level: level, bitmap: bitmap,
                 speed: limit?.bytes, autoDismiss: false))
-        try await agent.finish(started)
     }
 }

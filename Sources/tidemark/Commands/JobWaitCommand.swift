@@ -21,7 +21,7 @@ struct JobWaitCommand: ClientCommand {
 
     func run(_ agent: AgentSession) async throws {
         let follower = JobFollower(agent: agent, cancelsOnInterrupt: false)
-        let (job, _) = try await follower.follow(id)
+        let (job, _) = try await follower.follow { [id] in id }
         try agent.report(job, wasInterrupted: false)
     }
 }

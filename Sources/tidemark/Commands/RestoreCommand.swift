@@ -29,12 +29,11 @@ struct RestoreCommand: ClientCommand {
     var asVolume: String?
 
     func run(_ agent: AgentSession) async throws {
-        let started = try await agent.execute(
+        try await agent.runJob(
             PointRestore.self,
             .init(
                 point: point, target: dest.map { HostPath.absolute($0) }, format: format,
                 asVolume: asVolume, autoDismiss: false))
-        try await agent.finish(started)
     }
 
     func validate() throws {

@@ -24,10 +24,9 @@ struct VerifyCommand: ClientCommand {
     var repo: String?
 
     func run(_ agent: AgentSession) async throws {
-        let started = try await agent.execute(
+        try await agent.runJob(
             PointVerify.self,
             .init(points: points.isEmpty ? nil : points, repository: repo, autoDismiss: false))
-        try await agent.finish(started)
     }
 
     func validate() throws {

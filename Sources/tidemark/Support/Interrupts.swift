@@ -1,4 +1,4 @@
-@preconcurrency import Dispatch
+import Dispatch
 import Glibc
 
 /// Ctrl-C as a stream instead of a sudden death.

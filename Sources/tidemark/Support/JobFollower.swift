@@ -1,9 +1,10 @@
 import Control
-import Foundation
+import Synchronization
 
 // Waiting for a job: the agent's events wake the wait at once, and a poll at a steady pace shows
 // progress and makes up for any event that was lost. Ctrl-C asks the agent to cancel the job and
-// goes on waiting until it has concluded; a second one gives up waiting.
+// goes on waiting until it has concluded; a second one ends the waiting even if the agent hangs.
+// The watch for it begins before the job is started, so that no job is left behind unnoticed.
 
 /// Follows one job to its end.
 struct JobFollower {
@@ -11,61 +12,76 @@ struct JobFollower {
     /// Whether Ctrl-C cancels the job, or only the waiting.
     var cancelsOnInterrupt = true
 
-    private enum Wakeup: Sendable {
-        case look
-        case interrupted
-    }
+    /// What the parts of one wait share.
+    private final class Wait: Sendable {
+        let interruptCount = Atomic<Int>(0)
+        let wakeups: AsyncStream<Void>
+        let wake: AsyncStream<Void>.Continuation
 
-    /// Waits until the job has concluded and returns what it came to. Throws a failure with the
-    /// code of an interruption if Ctrl-C ended the waiting; a job that was cancelled by it is
-    /// returned as any other.
-    func follow(_ id: String) async throws -> (job: JobInfo, wasInterrupted: Bool) {
-        let (wakeups, wake) = AsyncStream<Wakeup>.makeStream(bufferingPolicy: .bufferingNewest(16))
-        return try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { [client = agent.client] in
-                for try await event in client.events where event.data?["id"] == .string(id) {
-                    wake.yield(.look)
-                }
-                wake.yield(.look)
-            }
-            group.addTask { [console = agent.console] in
-                while !Task.isCancelled {
-                    wake.yield(.look)
-                    try await Task.sleep(for: .milliseconds(console.showsProgress ? 250 : 1000))
-                }
-            }
-            group.addTask {
-                for await _ in Interrupts.stream() { wake.yield(.interrupted) }
-            }
-            defer { group.cancelAll() }
-            return try await attend(id, wakeups)
+        init() {
+            (wakeups, wake) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         }
     }
 
-    private func attend(
-        _ id: String, _ wakeups: AsyncStream<Wakeup>
+    /// Starts a job, waits until it has concluded and returns what it came to. A job that was
+    /// cancelled by Ctrl-C is returned as any other; if that ended the waiting, throws a failure
+    /// with the code of an interruption.
+    func follow(
+        _ start: @escaping @Sendable () async throws -> String
     ) async throws -> (job: JobInfo, wasInterrupted: Bool) {
+        let wait = Wait()
+        let interrupts = Interrupts.stream()
+        return try await withThrowingTaskGroup(of: JobInfo?.self) { group in
+            group.addTask { try await attend(try await start(), wait) }
+            group.addTask { [client = agent.client] in
+                for try await _ in client.events { wait.wake.yield() }
+                return nil
+            }
+            group.addTask { [pause = agent.console.showsProgress ? 250 : 1000] in
+                while !Task.isCancelled {
+                    try await Task.sleep(for: .milliseconds(pause))
+                    wait.wake.yield()
+                }
+                return nil
+            }
+            group.addTask { [cancelsOnInterrupt] in
+                for await _ in interrupts {
+                    let count = wait.interruptCount.add(1, ordering: .relaxed).newValue
+                    guard cancelsOnInterrupt, count == 1 else {
+                        throw CommandFailure(
+                            .interrupted, "interrupted: the job may go on, see `tidemark job list`")
+                    }
+                    wait.wake.yield()
+                }
+                return nil
+            }
+            defer { group.cancelAll() }
+            while let outcome = try await group.next() {
+                guard let job = outcome else { continue }
+                return (job, wait.interruptCount.load(ordering: .relaxed) > 0)
+            }
+            throw CancellationError()
+        }
+    }
+
+    private func attend(_ id: String, _ wait: Wait) async throws -> JobInfo {
         var display = ProgressDisplay(isShown: agent.console.showsProgress)
         defer { display.clear() }
-        var wasInterrupted = false
-        for await wakeup in wakeups {
-            if wakeup == .interrupted {
-                guard cancelsOnInterrupt, !wasInterrupted else {
-                    throw CommandFailure(
-                        .interrupted,
-                        "interrupted: job \(id) goes on, see `tidemark job show \(id)`")
-                }
-                wasInterrupted = true
+        var hasCancelled = false
+        wait.wake.yield()
+        for await _ in wait.wakeups {
+            if !hasCancelled, wait.interruptCount.load(ordering: .relaxed) > 0 {
+                hasCancelled = true
                 display.clear()
                 agent.console.note("cancelling job \(id)")
                 // It may have concluded in this moment; then there is nothing to cancel.
                 _ = try? await agent.execute(JobCancel.self, JobReference(id: id))
             }
             let job = try await look(at: id)
-            if job.status == .concluded { return (job, wasInterrupted) }
+            if job.status == .concluded { return job }
             display.show(job)
         }
-        throw CommandFailure(.interrupted, "interrupted while waiting for job \(id)")
+        throw CancellationError()
     }
 
     private func look(at id: String) async throws -> JobInfo {

@@ -52,11 +52,14 @@ struct JobReport {
 }
 
 extension AgentSession {
-    /// Follows a job that this command started, dismisses it and prints what it came to. Throws
-    /// if it did not do all of its work.
-    func finish(_ started: StartedJob) async throws {
-        console.detail("job \(started.jobID)")
-        let (job, wasInterrupted) = try await JobFollower(agent: self).follow(started.jobID)
+    /// Starts a job by `command`, follows it, dismisses it and prints what it came to. Throws if
+    /// it did not do all of its work.
+    func runJob<Command: ControlCommand>(
+        _ command: Command.Type, _ arguments: Command.Arguments
+    ) async throws where Command.Result == StartedJob {
+        let (job, wasInterrupted) = try await JobFollower(agent: self).follow {
+            try await execute(command, arguments).jobID
+        }
         do {
             _ = try await execute(JobDismiss.self, JobReference(id: job.id))
         } catch {

@@ -1,0 +1,56 @@
+// Errors in QEMU's words, for the situations that QEMU has too: programs match on these texts.
+
+extension ControlError {
+    /// There is no volume or node of that name.
+    package static func noSuchNode(_ name: String) -> ControlError {
+        generic("Cannot find device='\(name)' nor node-name='\(name)'")
+    }
+
+    /// There is no bitmap of that name on the volume.
+    package static func noSuchBitmap(_ name: String) -> ControlError {
+        generic("Dirty bitmap '\(name)' not found")
+    }
+
+    /// The volume has a bitmap of that name already.
+    package static func bitmapExists(_ name: String) -> ControlError {
+        generic("Bitmap already exists: \(name)")
+    }
+
+    /// A job or an export holds the bitmap.
+    package static func bitmapBusy(_ name: String) -> ControlError {
+        generic("Bitmap '\(name)' is currently in use by another operation and cannot be used")
+    }
+
+    /// The bitmap may miss writes; it can only be removed.
+    package static func bitmapInconsistent(_ name: String) -> ControlError {
+        generic(
+            "Bitmap '\(name)' is inconsistent and cannot be used: "
+                + "try block-dirty-bitmap-remove to delete it")
+    }
+
+    /// The granularity asked for is not possible.
+    package static var badGranularity: ControlError {
+        generic("Granularity must be power of 2 and at least 512")
+    }
+
+    /// There is no job of that id, said by the `job-*` commands.
+    package static var noSuchJob: ControlError { generic("Job not found") }
+
+    /// There is no job of that id, said by the `block-job-*` commands.
+    package static func noSuchBlockJob(_ id: String) -> ControlError {
+        ControlError(.deviceNotActive, "Block job '\(id)' not found")
+    }
+
+    /// A job of that id exists already.
+    package static func jobExists(_ id: String) -> ControlError {
+        generic("Job ID '\(id)' already in use")
+    }
+
+    /// The job's state does not allow what was asked.
+    package static func jobRefuses(_ verb: String, id: String, in status: JobStatus)
+        -> ControlError
+    {
+        generic(
+            "Job '\(id)' in state '\(status.rawValue)' cannot accept command verb '\(verb)'")
+    }
+}
