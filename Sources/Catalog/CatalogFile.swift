@@ -11,6 +11,9 @@ import GRDB
 enum CatalogFile {
     private static let suffixes = ["", "-wal", "-shm"]
     private static let busySeconds = 5.0
+    /// SQLite begins anew after 1000 pages of 4 KiB; each has a header, and the last commit may
+    /// go a little beyond.
+    private static let journalBytes: UInt64 = 1100 * (4096 + 24)
 
     /// Makes a catalog without any rows unless there is a file.
     static func createIfMissing(in directory: String) throws(CatalogError) {
@@ -50,6 +53,7 @@ enum CatalogFile {
             try onDatabase("bring the schema up to date", path) {
                 try CatalogMigrations.migrator.migrate(pool)
             }
+            growJournal(path + "-wal")
             return pool
         } catch {
             try? pool.close()
@@ -92,6 +96,24 @@ enum CatalogFile {
                 .other, "open", on: path, detail: "SQLite refuses the settings: \(settings)")
         }
         return pool
+    }
+
+    /// Writes zeroes behind the end of the journal, up to the size at which SQLite begins to use
+    /// it again: a commit that makes the file grow takes twice as long. SQLite takes zeroes for
+    /// the end of the journal, as no frame of its own has a checksum of zeroes.
+    private static func growJournal(_ path: String) {
+        do throws(BlockError) {
+            let file = try HostFile(path: path, access: .readWrite)
+            let size = try file.sizeBytes()
+            guard size < journalBytes else { return }
+            let zeroes = [UInt8](repeating: 0, count: Int(journalBytes - size))
+            try zeroes.withBytes { (bytes) throws(BlockError) in
+                try file.write(at: size, from: bytes)
+            }
+            try file.flush()
+        } catch {
+            // Commits are slower then, and one for which there is no space says so itself.
+        }
     }
 
     private static func check(_ database: Database, _ path: String) throws {

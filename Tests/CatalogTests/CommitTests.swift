@@ -2,21 +2,7 @@ import Bitmaps
 import BlockCore
 import Catalog
 import Foundation
-import Synchronization
 import Testing
-
-/// Fails the commit with a given number, counted from the last `arm`.
-private final class CommitFault: Sendable {
-    private let remaining = Atomic<Int>(-1)
-
-    /// Makes the `number`th commit from now fail; the next is number 0.
-    func arm(_ number: Int) { remaining.store(number, ordering: .relaxed) }
-
-    func next() -> CatalogError? {
-        guard remaining.subtract(1, ordering: .relaxed).oldValue == 0 else { return nil }
-        return CatalogError(.full, "commit", on: "test", detail: "injected")
-    }
-}
 
 @Suite struct CommitTests {
     /// A backup's life, one transaction a step; each must be possible again after it failed.
@@ -64,7 +50,8 @@ private final class CommitFault: Sendable {
     @Test func aFailedCommitLeavesTheFileAsItWasAndCanBeDoneAgain() throws {
         for failing in 0..<7 {
             let directory = try TemporaryDirectory()
-            let fault = CommitFault()
+            let fault = CommitFault(
+                CatalogError(.full, "commit", on: "test", detail: "injected"))
             let catalog = try Catalog(directory: directory.path, failCommit: { fault.next() })
             let (volume, repository) = try catalog.insertFixture()
             let bitmap = try catalog.insertBitmap("b", of: volume)
