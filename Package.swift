@@ -72,14 +72,16 @@ let package = Package(
             name: "TestSupport", dependencies: ["BlockCore"], path: "Tests/TestSupport",
             swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore"]),
-        tests("BitmapsTests", ["Bitmaps"]),
-        tests("CatalogTests", ["Catalog"]),
+        tests("BitmapsTests", ["Bitmaps", "BlockCore"]),
+        tests("CatalogTests", ["Catalog", "Bitmaps", "BlockCore"]),
         tests("DriverTests", ["DriverRaw", "DriverQcow2"]),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "DriverRaw"]),
-        tests("RepositoryTests", ["Repository", "DriverRaw"]),
+        tests("RepositoryTests", ["Repository", "DriverQcow2"]),
         tests("JobsTests", ["Jobs"]),
         tests("ControlTests", ["Control"]),
-        tests("EndToEndTests", ["Control", "Repository"]),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
+            exclude: ["Support/guest.py"], swiftSettings: settings),
     ]
 )
