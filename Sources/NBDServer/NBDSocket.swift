@@ -26,16 +26,15 @@ final class NBDSocket: Sendable {
     /// Waits for bytes and takes what is there, at most `target` full; zero at the end of the
     /// stream, however it came. With `isWhole` waits until `target` is full or the stream ends.
     func receive(into target: UnsafeMutableRawBufferPointer, isWhole: Bool = false) -> Int {
+        let flags = isWhole ? Int32(MSG_WAITALL) : 0
         var done = 0
-        repeat {
-            let got = recv(
-                descriptor, target.baseAddress! + done, target.count - done,
-                isWhole ? Int32(MSG_WAITALL) : 0)
+        while true {
+            let got = recv(descriptor, target.baseAddress! + done, target.count - done, flags)
             if got < 0 && errno == EINTR { continue }
-            if got <= 0 { break }
+            if got <= 0 { return done }
             done += got
-        } while isWhole && done < target.count
-        return done
+            if !isWhole || done == target.count { return done }
+        }
     }
 
     /// Sends what `vectors` name with one call, or as much of it as fits.

@@ -92,23 +92,20 @@ struct NBDTransmission: ~Copyable {
             if request.hasPayload { try skip(Int(request.lengthBytes)) }
             return try fail(request, refusal.code, refusal.reason)
         }
+        let count = Int(request.lengthBytes)
+        let isSmall = count <= Self.smallBytesMax
         switch command {
         case .disconnect: throw .finished
-        case .flush: return try handOver(request, .flush)
-        case .blockStatus: return try handOver(request, .blockStatus)
-        case .read, .write, .trim, .cache, .writeZeroes: break
-        }
-        let count = Int(request.lengthBytes)
-        guard count > 0 else { return try succeed(request) }
-        switch command {
-        case .read where count <= Self.smallBytesMax: try readSmall(request, count)
-        case .read: try readLarge(request, count)
-        case .write where count <= Self.smallBytesMax: try writeSmall(request, count)
-        case .write: try writeLarge(request, count)
+        case .flush: try handOver(request, .flush)
+        case .blockStatus: try handOver(request, .blockStatus)
+        case _ where count == 0: try succeed(request)
+        case .read: try isSmall ? readSmall(request, count) : readLarge(request, count)
+        case .write: try isSmall ? writeSmall(request, count) : writeLarge(request, count)
         case .trim: try handOver(request, .discard)
         case .cache: try handOver(request, .cache)
-        default:
-            try handOver(request, .writeZeroes(mayUnmap: !request.flags.contains(.noHole)))
+        case .writeZeroes:
+            let mayUnmap = !request.flags.contains(.noHole)
+            try handOver(request, .writeZeroes(mayUnmap: mayUnmap))
         }
     }
 

@@ -21,12 +21,12 @@ struct EventsCommand: ClientCommand {
     var count: Int?
 
     func run(_ agent: AgentSession) async throws {
+        if agent.console.isJSON { Console.writeToStandardOutput("[") }
         let printing = Task { try await printEvents(agent) }
         let interrupting = Task {
             for await _ in Interrupts.stream() { printing.cancel() }
         }
         defer { interrupting.cancel() }
-        if agent.console.isJSON { Console.writeToStandardOutput("[") }
         let outcome = await printing.result
         if agent.console.isJSON { Console.writeToStandardOutput("\n]\n") }
         do {
