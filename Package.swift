@@ -58,13 +58,13 @@ let package = Package(
         layer("DriverRaw", ["BlockCore"]),
         layer("DriverQcow2", ["BlockCore", "CZlib", "CZstd"]),
         layer("Volumes", ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2"]),
-        layer("NBDServer", ["BlockCore", "CLinux", logging]),
+        layer("NBDServer", ["BlockCore", "CLinux"]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
         layer("Jobs", ["Volumes", "Repository", "DriverQcow2"]),
         layer("Control", [nioCore, nioPosix, logging]),
         layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
         .executableTarget(
-            name: "tidemark", dependencies: ["Agent", "Control", "Repository", argumentParser],
+            name: "tidemark", dependencies: ["Agent", "Control", argumentParser, logging],
             exclude: ["README.md"], swiftSettings: settings),
 
         // Tests mirror the sources; TestSupport holds the models, the faults and the shared suite.
@@ -76,10 +76,10 @@ let package = Package(
         tests("CatalogTests", ["Catalog", "Bitmaps", "BlockCore"]),
         tests("DriverTests", ["DriverRaw", "DriverQcow2"]),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
-        tests("NBDServerTests", ["NBDServer", "DriverRaw"]),
+        tests("NBDServerTests", ["NBDServer", "BlockCore"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
-        tests("JobsTests", ["Jobs"]),
-        tests("ControlTests", ["Control"]),
+        tests("JobsTests", ["Jobs", "BlockCore"]),
+        tests("ControlTests", ["Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
             exclude: ["Support/guest.py"], swiftSettings: settings),

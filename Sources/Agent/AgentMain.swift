@@ -5,6 +5,7 @@ import Jobs
 import Logging
 import NBDServer
 import ServiceLifecycle
+import Synchronization
 import UnixSignals
 import Volumes
 
@@ -12,8 +13,10 @@ import Volumes
 //
 //   lock the state directory, open the catalog
 //   open the volumes          marks what was announced before a crash
-//   settle frozen bitmaps     promotes or undoes what a crash left of backups
-//   serve NBD, then control   from here on there are clients
+//   serve NBD                 from here on there are guests
+//   settle frozen bitmaps     promotes or undoes what a crash left of backups; what its repository
+//                             holds up goes on in the background
+//   serve control
 //   …                         until SIGTERM, SIGINT or `quit`
 //   stop jobs, stop NBD       requests in flight end, their replies are sent
 //   close the volumes         data flushed, bitmaps saved, activity log emptied
@@ -35,6 +38,7 @@ package enum AgentMain {
             socketPath: configuration.nbdSocketPath, exports: agent.exports,
             report: { [log] message in log.info("NBD: \(message)") })
         try nbd.start()
+        let recovery = await recover(agent)
         var failure: (any Error)?
         do {
             try await serveControl(agent, nbd)
@@ -42,6 +46,7 @@ package enum AgentMain {
             failure = error
         }
         Readiness.notify("STOPPING=1")
+        recovery.cancel()
         await agent.jobs.stop()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
@@ -61,9 +66,6 @@ package enum AgentMain {
         for (name, reason) in await volumes.unavailable() {
             log.error("volume \(name) is not served: \(reason)")
         }
-        await Recovery.settleFrozenBitmaps(
-            of: volumes.volumes(), repositories: repositories, log: log)
-
         let events = QMPEventHub()
         let jobs = JobStore(
             report: { events.broadcast(job: $0) },
@@ -73,6 +75,23 @@ package enum AgentMain {
             repositories: repositories, jobs: jobs, exports: NBDExportTable(), events: events)
         for volume in await volumes.volumes() { try agent.export(volume) }
         return agent
+    }
+
+    /// Starts the recovery and gives it a moment, so that commands normally find it done.
+    private static func recover(_ agent: Agent) async -> Task<Void, Never> {
+        let volumes = await agent.volumes.volumes()
+        let recovery = Recovery(
+            volumes: volumes, repositories: agent.repositories, log: agent.log)
+        let done = DoneFlag()
+        let task = Task {
+            await recovery.run()
+            done.set()
+        }
+        let end = ContinuousClock.now + .seconds(10)
+        while !done.isSet, ContinuousClock.now < end {
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+        return task
     }
 
     /// Answers commands until a signal or `quit` ends it.
@@ -138,4 +157,13 @@ private actor StopRequest {
     func set(_ action: @escaping @Sendable () async -> Void) { self.action = action }
 
     func request() async { await action?() }
+}
+
+/// Whether something is over, for whoever looks from time to time.
+private final class DoneFlag: Sendable {
+    private let flag = Atomic<Bool>(false)
+
+    var isSet: Bool { flag.load(ordering: .acquiring) }
+
+    func set() { flag.store(true, ordering: .releasing) }
 }

@@ -32,7 +32,7 @@ package enum CatalogRebuild {
             let location = try RepositoryLocation(text)
             found.append((location, try await location.open()))
         }
-        let keptAside = try keepAside(stateDirectory)
+        let keptAside = try Catalog.setAside(in: stateDirectory)
         let queue = CatalogQueue(catalog: try Catalog(directory: stateDirectory))
         let store = RepositoryStore(queue: queue)
         var volumes: Set<String> = []
@@ -50,18 +50,6 @@ package enum CatalogRebuild {
         try queue.catalog.close()
         return CatalogRebuildSummary(
             volumes: volumes.count, points: pointCount, keptAside: keptAside)
-    }
-
-    /// Moves the catalog and what SQLite keeps beside it to names that nothing uses.
-    private static func keepAside(_ stateDirectory: String) throws(BlockError) -> String? {
-        let path = "\(stateDirectory)/\(Catalog.fileName)"
-        guard HostDirectory.exists(path) else { return nil }
-        let aside = "\(path).kept-\(UTCTime.now().compactText)"
-        for suffix in ["-wal", "-shm", ""] where HostDirectory.exists(path + suffix) {
-            try HostDirectory.rename(path + suffix, to: aside + suffix)
-        }
-        try HostDirectory.flush(stateDirectory)
-        return aside
     }
 
     private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String

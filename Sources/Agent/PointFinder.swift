@@ -26,10 +26,10 @@ struct PointFinder: Sendable {
             found = try await list(repositories.repository(name))
         } else {
             for record in try await repositories.records() {
-                guard let repository = try? await repositories.repository(record.name) else {
-                    continue
-                }
-                found += try await list(repository)
+                guard let repository = try? await repositories.repository(record.name),
+                    let points = try? await list(repository)
+                else { continue }
+                found += points
             }
         }
         if let volume {
@@ -57,7 +57,8 @@ struct PointFinder: Sendable {
             return point
         }
         let matches = try await points().filter { $0.id.text.hasPrefix(text) }
-        guard matches.count <= 1 else {
+        // A copy of one point in two repositories is the same point.
+        guard Set(matches.map(\.id)).count <= 1 else {
             throw BlockError(
                 .invalid, "find the point", on: text,
                 detail: "\(matches.count) points begin so: give more of the id")
@@ -80,7 +81,7 @@ struct PointFinder: Sendable {
         _ when: String, among points: [FoundPoint], _ text: String
     ) throws(BlockError) -> FoundPoint? {
         if when == "latest" { return points.last }
-        if when.hasPrefix("-"), let back = Int(when.dropFirst()) {
+        if when.hasPrefix("-"), let back = UInt(when.dropFirst()).flatMap(Int.init(exactly:)) {
             return back < points.count ? points[points.count - 1 - back] : nil
         }
         guard let time = Self.time(when) else {
@@ -88,7 +89,7 @@ struct PointFinder: Sendable {
                 .invalid, "find the point", on: text,
                 detail: "after @ comes latest, -N or a time such as 2026-11-21T03:00")
         }
-        return points.last { $0.id.time.date <= time }
+        return points.last { ($0.summary.manifest?.freeze.time ?? $0.id.time).date <= time }
     }
 
     /// A time in UTC, with or without seconds and the final Z.

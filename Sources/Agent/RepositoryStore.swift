@@ -42,6 +42,7 @@ actor RepositoryStore {
                 .corrupt, "open the repository", on: record.location,
                 detail: "another repository is there now: \(repository.details.uuid)")
         }
+        try await repository.sweep()
         let result = AttachedRepository(id: record.id, name: name, repository: repository)
         attached[name] = result
         return result

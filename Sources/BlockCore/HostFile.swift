@@ -13,7 +13,7 @@ package final class HostFile: Sendable {
     package enum Access: Sendable {
         case readOnly
         case readWrite
-        /// Created, and refused if it exists.
+        /// Created for its owner alone, and refused if it exists.
         case create
     }
 
@@ -28,7 +28,7 @@ package final class HostFile: Sendable {
         case .readWrite: flags = O_RDWR
         case .create: flags = O_RDWR | O_CREAT | O_EXCL
         }
-        let descriptor = Glibc.open(path, flags | O_CLOEXEC, 0o644)
+        let descriptor = Glibc.open(path, flags | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
             throw .system(access == .create ? "create" : "open", on: path, errno: errno)
         }
@@ -49,6 +49,19 @@ package final class HostFile: Sendable {
         self.path = "\(directory)/(temporary)"
         self.isReadOnly = false
         self.descriptor = descriptor
+    }
+
+    /// What makes two paths the same file, whatever they are called.
+    package struct Identity: Hashable, Sendable {
+        let device: UInt
+        let inode: UInt
+    }
+
+    /// The identity of the file at `path`; nil if there is none.
+    package static func identity(of path: String) -> Identity? {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        return Identity(device: UInt(status.st_dev), inode: UInt(status.st_ino))
     }
 
     deinit { Glibc.close(descriptor) }

@@ -70,11 +70,15 @@ package actor JobStore {
         forget(job)
     }
 
-    /// Cancels every job and waits until all have ended. No other can be started.
-    package func stop() async {
+    /// Cancels every job and waits until all have ended, or until the deadline: what a hung
+    /// repository holds up is undone at the next start. No other job can be started.
+    package func stop(within deadline: Duration = .seconds(30)) async {
         isStopping = true
         for job in all() where job.status != .concluded { job.cancel() }
-        for job in all() { await job.wait() }
+        let end = ContinuousClock.now + deadline
+        while all().contains(where: { $0.status != .concluded }), ContinuousClock.now < end {
+            try? await Task.sleep(for: .milliseconds(20))
+        }
     }
 
     private func run(

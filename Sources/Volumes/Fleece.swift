@@ -5,6 +5,8 @@ import Synchronization
 package struct FleeceLimits: Sendable {
     package var memoryBytes: UInt64 = 64 << 20
     package var spillBytes: UInt64 = 64 << 30
+    /// What the file system must keep free: the catalog and images may live there too.
+    package var reserveBytes: UInt64 = 1 << 30
     /// Where the spill file goes.
     package var directory: String
 
@@ -45,8 +47,9 @@ final class Fleece: Sendable {
     /// from now on.
     func store(_ content: BufferSlice, granule: UInt64) throws(BlockError) {
         let spill: (HostFile?, UInt64)? = state.withLock { state in
-            if state.memoryBytes + granuleBytes <= limits.memoryBytes {
-                state.memoryBytes += granuleBytes
+            let bytes = UInt64(content.buffer.capacityBytes)
+            if state.memoryBytes + bytes <= limits.memoryBytes {
+                state.memoryBytes += bytes
                 state.places[granule] = .memory(content.buffer)
                 return nil
             }
@@ -60,6 +63,7 @@ final class Fleece: Sendable {
                 .noSpace, "keep old data for the backup", on: limits.directory,
                 detail: "the fleece is at its bound of \(limits.spillBytes) bytes")
         }
+        if slot % 64 == 0 { try checkReserve() }
         let file = if let openFile { openFile } else { try openSpillFile() }
         try file.write(at: slot * granuleBytes, from: content.readOnlyBytes)
         state.withLock { $0.places[granule] = .file(slot: slot) }
@@ -74,7 +78,7 @@ final class Fleece: Sendable {
         case .memory(let buffer):
             destination.copyMemory(
                 from: UnsafeRawBufferPointer(start: buffer.base, count: destination.count))
-            state.withLock { $0.memoryBytes -= granuleBytes }
+            state.withLock { $0.memoryBytes -= UInt64(buffer.capacityBytes) }
         case .file(let slot):
             guard let file else { preconditionFailure("a spilled granule without a spill file") }
             try file.read(at: slot * granuleBytes, into: destination)
@@ -88,10 +92,18 @@ final class Fleece: Sendable {
     func drop(_ granule: UInt64) {
         state.withLock { state in
             switch state.places.removeValue(forKey: granule) {
-            case .memory: state.memoryBytes -= granuleBytes
+            case .memory(let buffer): state.memoryBytes -= UInt64(buffer.capacityBytes)
             case .file(let slot): state.freeSlots.append(slot)
             case nil: break
             }
+        }
+    }
+
+    private func checkReserve() throws(BlockError) {
+        guard try HostDirectory.freeBytes(at: limits.directory) > limits.reserveBytes else {
+            throw BlockError(
+                .noSpace, "keep old data for the backup", on: limits.directory,
+                detail: "less than \(limits.reserveBytes) bytes are free: make room there")
         }
     }
 

@@ -24,19 +24,20 @@ package struct FreezeRequest: Sendable {
     package var bitmapName: String
     package var granularityBytes: UInt64
     package var point: PointReference
-    /// Whether the point holds only what the bitmap says, or everything.
-    package var isIncremental: Bool
+    /// The point that an increment continues, and that the bitmap must continue at the instant of
+    /// the freeze; nil for a full, which holds everything.
+    package var parent: PointReference?
     package var fleece: FleeceLimits
 
     package init(
         volume: Volume, bitmapName: String, granularityBytes: UInt64, point: PointReference,
-        isIncremental: Bool, fleece: FleeceLimits
+        parent: PointReference?, fleece: FleeceLimits
     ) {
         self.volume = volume
         self.bitmapName = bitmapName
         self.granularityBytes = granularityBytes
         self.point = point
-        self.isIncremental = isIncremental
+        self.parent = parent
         self.fleece = fleece
     }
 }
@@ -69,7 +70,12 @@ package enum Freeze {
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
         let nanoseconds = currentNanoseconds()
         let frozen = try await queue.run { (catalog) throws(BlockError) in
-            try freezeAll(requests, in: catalog)
+            guard ContinuousClock.now < started + deadline else {
+                throw BlockError(
+                    .busy, "freeze", on: requests[0].volume.name,
+                    detail: "the catalog was not free before the deadline; try again")
+            }
+            return try freezeAll(requests, in: catalog)
         }
         let instant = FreezeInstant(
             nanoseconds: nanoseconds, heldFor: ContinuousClock.now - started)
@@ -98,33 +104,25 @@ package enum Freeze {
     private static func freezeAll(
         _ requests: [FreezeRequest], in catalog: Catalog
     ) throws(BlockError) -> [FrozenVolume] {
-        var taken: [TakenChunks] = []
         var tables: [BitmapTable] = []
         var successors: [DirtyBitmap] = []
         for request in requests {
             let table = request.volume.bitmaps.withLock { $0 }
-            taken += table.takeDirtyChunks()
+            try request.checkBitmap(in: table)
             tables.append(table)
             successors.append(
                 try DirtyBitmap(
                     lengthBytes: request.volume.lengthBytes,
-                    granularityBytes: table[request.bitmapName]?.record.granularityBytes
-                        ?? request.granularityBytes))
+                    granularityBytes: request.granularityBytes))
         }
-        var refusal: BlockError?
+        // From here on only the commit can fail, and then the chunks are given back.
+        let taken = tables.flatMap { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for chunks in taken {
                     try transaction.putChunks(chunks.chunks, ofBitmap: chunks.bitmapID)
                 }
                 for (index, request) in requests.enumerated() {
-                    do throws(BlockError) {
-                        try request.checkBitmap(in: tables[index])
-                    } catch {
-                        refusal = error
-                        throw CatalogError(
-                            .other, "freeze", on: request.volume.name, detail: "\(error)")
-                    }
                     try tables[index].freeze(
                         request, successorBits: successors[index], in: transaction)
                     try transaction.clearRegions(ofVolume: request.volume.id)
@@ -133,7 +131,7 @@ package enum Freeze {
         } catch {
             for chunks in taken { chunks.bits.restoreUnpersisted(chunks.chunks.map(\.index)) }
             for request in requests { request.volume.log.didClear() }
-            throw refusal ?? BlockError(catalog: error, "freeze the bitmaps")
+            throw BlockError(catalog: error, "freeze the bitmaps")
         }
         return zip(requests, tables).map { request, table in request.install(table) }
     }
@@ -146,25 +144,33 @@ package enum Freeze {
 }
 
 extension FreezeRequest {
-    /// Whether the bitmap, if there is one, may be frozen.
+    /// Whether the bitmap, if there is one, may be frozen: it must still be what the plan saw. A
+    /// bitmap that was cleared, promoted or made anew since then would leave a gap.
     fileprivate func checkBitmap(in table: BitmapTable) throws(BlockError) {
         guard table[bitmapName] != nil else {
-            guard !isIncremental else { throw Volume.noBitmap(bitmapName, of: volume.name) }
+            guard parent == nil else { throw Volume.noBitmap(bitmapName, of: volume.name) }
             return
         }
         // A full depends on nothing, so it may start a bitmap afresh that cannot be trusted.
         let entry = try table.idle(
-            bitmapName, of: volume.name, allowsInconsistent: !isIncremental)
+            bitmapName, of: volume.name, allowsInconsistent: parent == nil)
         guard entry.record.isRecording else {
             throw BlockError(
                 .invalid, "back up with bitmap '\(bitmapName)'", on: volume.name,
                 detail: "it is disabled: enable it first")
         }
+        guard parent == nil || entry.record.continues == parent,
+            entry.record.granularityBytes == granularityBytes
+        else {
+            throw BlockError(
+                .busy, "back up with bitmap '\(bitmapName)'", on: volume.name,
+                detail: "it was changed while the backup was being planned: try again")
+        }
     }
 
     /// After the commit, with the volume held: memory follows.
     fileprivate func install(_ table: BitmapTable) -> FrozenVolume {
-        let dirty = isIncremental ? table[bitmapName]?.bits : nil
+        let dirty = parent == nil ? nil : table[bitmapName]?.bits
         let owed = dirty.map { Array($0.dirtyRanges()) } ?? [volume.wholeRange]
         let point = PointInTime(
             source: volume, lengthBytes: volume.lengthBytes,

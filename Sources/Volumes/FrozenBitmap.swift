@@ -50,7 +50,7 @@ package struct FrozenBitmap: Sendable {
             @escaping @Sendable (BitmapEntry, BitmapEntry.Successor, CatalogTransaction)
             throws(CatalogError) -> BitmapEntry
     ) async throws(BlockError) {
-        try await volume.atQuietInstant(deadline: .seconds(60)) {
+        try await volume.atQuietInstant(tries: 30, deadline: .seconds(2)) {
             [volume, name] (catalog) throws(BlockError) in
             volume.duties.points.removeAll { $0 === point }
             var table = volume.bitmaps.withLock { $0 }

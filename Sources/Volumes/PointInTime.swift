@@ -25,10 +25,21 @@ package final class PointInTime: Sendable {
 
     private struct State {
         var owed: [UInt64]
+        /// Granules kept that were all zeroes: they need no room in the fleece.
+        var keptZero: [UInt64]
         var failure: BlockError?
 
         func isOwed(_ granule: UInt64) -> Bool {
             owed[Int(granule >> 6)] & (1 << (granule & 63)) != 0
+        }
+
+        func isKeptZero(_ granule: UInt64) -> Bool {
+            keptZero[Int(granule >> 6)] & (1 << (granule & 63)) != 0
+        }
+
+        /// Keeps a granule as zeroes if it is still owed.
+        mutating func keepZero(_ granule: UInt64) {
+            if clearOwed(granule) { keptZero[Int(granule >> 6)] |= 1 << (granule & 63) }
         }
 
         /// Returns whether it was owed.
@@ -54,13 +65,12 @@ package final class PointInTime: Sendable {
         self.lengthBytes = lengthBytes
         self.granuleBytes = granuleBytes
         let granuleCount = (lengthBytes + granuleBytes - 1) / granuleBytes
-        var owed = [UInt64](repeating: 0, count: Int((granuleCount + 63) / 64))
+        let wordCount = Int((granuleCount + 63) / 64)
+        var owed = [UInt64](repeating: 0, count: wordCount)
         for range in ranges where !range.isEmpty {
-            for granule in (range.offset / granuleBytes)...((range.end - 1) / granuleBytes) {
-                owed[Int(granule >> 6)] |= 1 << (granule & 63)
-            }
+            owed.setBits(range.offset / granuleBytes...(range.end - 1) / granuleBytes)
         }
-        state = Mutex(State(owed: owed))
+        state = Mutex(State(owed: owed, keptZero: [UInt64](repeating: 0, count: wordCount)))
         fleece = Fleece(granuleBytes: granuleBytes, limits: limits)
     }
 
@@ -86,13 +96,13 @@ package final class PointInTime: Sendable {
         guard !allowsWrite(range) else { return }
         let hold = await keeping.acquire(range.alignedOutward(to: granuleBytes))
         defer { keeping.release(hold) }
-        for granule in granules(of: range) where state.withLock({ $0.isOwed(granule) }) {
-            do throws(BlockError) {
+        do throws(BlockError) {
+            try await keepZeroes(in: range)
+            for granule in granules(of: range) where state.withLock({ $0.isOwed(granule) }) {
                 try await keepGranule(granule)
-            } catch {
-                giveUp(error)
-                return
             }
+        } catch {
+            giveUp(error)
         }
     }
 
@@ -129,17 +139,31 @@ package final class PointInTime: Sendable {
         throws(BlockError)
     {
         for granule in granules(of: range) {
-            let (isClaimed, failure) = state.withLock { state in
-                (state.clearOwed(granule), state.failure)
+            let (isClaimed, isZero, failure) = state.withLock { state in
+                (state.clearOwed(granule), state.isKeptZero(granule), state.failure)
             }
             if let failure { throw failure }
             guard !isClaimed else { continue }
             let part = self.range(ofGranule: granule)
             let offset = Int(part.offset - range.offset)
-            try fleece.take(
-                granule,
-                into: UnsafeMutableRawBufferPointer(
-                    rebasing: bytes[offset..<offset + Int(part.lengthBytes)]))
+            let destination = UnsafeMutableRawBufferPointer(
+                rebasing: bytes[offset..<offset + Int(part.lengthBytes)])
+            if isZero {
+                destination.initializeMemory(as: UInt8.self, repeating: 0)
+            } else {
+                try fleece.take(granule, into: destination)
+            }
+        }
+    }
+
+    /// A wide request (a discard, mostly) asks the map first: what it says is zero needs no copy.
+    private func keepZeroes(in range: ByteRange) async throws(BlockError) {
+        guard range.lengthBytes >= 16 * granuleBytes else { return }
+        for extent in try await source.allExtents(in: range) where extent.isZero {
+            let whole = extent.range.alignedInward(to: granuleBytes)
+            state.withLock { state in
+                for granule in granules(of: whole) { state.keepZero(granule) }
+            }
         }
     }
 
@@ -160,5 +184,22 @@ package final class PointInTime: Sendable {
     private func range(ofGranule granule: UInt64) -> ByteRange {
         ByteRange(
             offset: granule * granuleBytes, end: min((granule + 1) * granuleBytes, lengthBytes))
+    }
+}
+
+extension [UInt64] {
+    /// Sets the bits of `range`, whole words at a time.
+    fileprivate mutating func setBits(_ range: ClosedRange<UInt64>) {
+        let first = Int(range.lowerBound >> 6)
+        let last = Int(range.upperBound >> 6)
+        let head = UInt64.max << (range.lowerBound & 63)
+        let tail = UInt64.max >> (63 - (range.upperBound & 63))
+        if first == last {
+            self[first] |= head & tail
+            return
+        }
+        self[first] |= head
+        for index in first + 1..<last { self[index] = .max }
+        self[last] |= tail
     }
 }

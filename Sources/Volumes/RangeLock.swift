@@ -105,13 +105,7 @@ final class RangeLock: Sendable {
 
     private func wait(_ range: ByteRange, deadline: Duration?) async -> (Hold, Bool) {
         let ticket = state.withLock { $0.nextTicket() }
-        var timer: Task<Void, Never>?
-        if let deadline {
-            timer = Task {
-                do { try await Task.sleep(for: deadline) } catch { return }
-                giveUp(ticket)
-            }
-        }
+        let timer = Mutex<Task<Void, Never>?>(nil)
         let isGranted = await withUnsafeContinuation { continuation in
             let entry = Entry(ticket: ticket, range: range)
             let granted = state.withLock { state in
@@ -119,8 +113,16 @@ final class RangeLock: Sendable {
                 return state.grantWaiters()
             }
             for waiter in granted { waiter.continuation.resume(returning: true) }
+            // Only now: a timer that fires finds the waiter, or finds that it is one no more.
+            guard let deadline else { return }
+            timer.withLock { timer in
+                timer = Task { [self] in
+                    do { try await Task.sleep(for: deadline) } catch { return }
+                    giveUp(ticket)
+                }
+            }
         }
-        timer?.cancel()
+        timer.withLock { $0 }?.cancel()
         return (Hold(ticket: ticket), isGranted)
     }
 

@@ -1,6 +1,7 @@
 import Bitmaps
 package import BlockCore
 package import Catalog
+import DriverRaw
 import Synchronization
 
 // What users do to the bitmaps of a volume.
@@ -39,10 +40,10 @@ extension Volume {
     /// The largest length of a bitmap's name in UTF-8.
     package static let bitmapNameBytesMax = 1023
 
-    /// The granularity of a bitmap where none is asked for: the node's allocation unit, within
-    /// 4 KiB to 64 KiB, as QEMU chooses it.
+    /// The granularity of a bitmap where none is asked for: the cluster size of the image, within
+    /// 4 KiB to 64 KiB, or 64 KiB where there are no clusters, as QEMU chooses it.
     package var defaultGranularityBytes: UInt64 {
-        min(max(allocationUnitBytes, 4 << 10), 64 << 10)
+        top is RawDevice ? 64 << 10 : min(max(allocationUnitBytes, 4 << 10), 64 << 10)
     }
 
     /// All bitmaps, in the order in which they were added.

@@ -82,11 +82,27 @@ package final class Volume: BlockDevice {
         return try await top.extents(in: range, limit: limit)
     }
 
-    /// Flushes the nodes, makes the bitmaps durable, empties the log and closes. Nothing may use
-    /// the volume any more.
+    /// Flushes the nodes, makes the bitmaps durable, empties the log and closes.
+    ///
+    /// The volume stays held: what comes later waits for ever instead of touching closed files.
     package func close() async throws(BlockError) {
+        _ = await locks.acquire(wholeRange)
+        try await closeHeld()
+    }
+
+    /// `close`, refused with nothing changed while a backup holds a bitmap.
+    package func closeUnlessBusy() async throws(BlockError) {
         let hold = await locks.acquire(wholeRange)
-        defer { locks.release(hold) }
+        guard frozenBitmaps().isEmpty else {
+            locks.release(hold)
+            throw BlockError(
+                .busy, "close", on: name,
+                detail: "it is being backed up: wait for the job or cancel it")
+        }
+        try await closeHeld()
+    }
+
+    private func closeHeld() async throws(BlockError) {
         if !isReadOnly { try await top.flush() }
         try await queue.run { [self] (catalog) throws(BlockError) in
             try persistAll(in: catalog) { (transaction) throws(CatalogError) in
@@ -98,17 +114,20 @@ package final class Volume: BlockDevice {
 
     /// Runs `body` on the catalog's thread at an instant at which no write is in flight; past the
     /// deadline everything is released unchanged and `busy` is thrown.
+    ///
+    /// Between several tries the held writes go on, so that one stuck write does not hold up all.
     func atQuietInstant<T: Sendable>(
-        deadline: Duration = .seconds(10),
+        tries: Int = 1, deadline: Duration = .seconds(10),
         _ body: @escaping @Sendable (Catalog) throws(BlockError) -> T
     ) async throws(BlockError) -> T {
-        guard let hold = await locks.acquire(wholeRange, within: deadline) else {
-            throw BlockError(
-                .busy, "hold the volume's writes", on: name,
-                detail: "writes in flight did not finish within \(deadline)")
+        for _ in 0..<tries {
+            guard let hold = await locks.acquire(wholeRange, within: deadline) else { continue }
+            defer { locks.release(hold) }
+            return try await queue.run(body)
         }
-        defer { locks.release(hold) }
-        return try await queue.run(body)
+        throw BlockError(
+            .busy, "hold the volume's writes", on: name,
+            detail: "writes in flight did not finish within \(deadline)")
     }
 
     /// On the catalog's thread with the volume held: commits every changed chunk of every bitmap,

@@ -79,6 +79,7 @@ package actor VolumeStore {
             }
         try await IOPool.background.run { () throws(BlockError) in
             try specification.makeImage(at: path)
+            try HostDirectory.flush(HostDirectory.parent(of: path))
         }
         do throws(BlockError) {
             return try await register(
@@ -92,7 +93,7 @@ package actor VolumeStore {
 
     /// Where the image of a new volume goes unless the user says otherwise.
     package func newImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
-        try VolumeName.check(name)
+        try checkIsFree(name)
         let folder = "\(stateDirectory)/volumes"
         try HostDirectory.create(folder)
         return "\(folder)/\(name).\(format.rawValue)"
@@ -134,6 +135,7 @@ package actor VolumeStore {
     package func register(
         _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool
     ) async throws(BlockError) -> Volume {
+        try await checkIsAlone(name, path: path, format: format)
         let volume = try await VolumeOpening.create(
             name: name, path: path, format: format, lengthBytes: lengthBytes, isOwned: isOwned,
             queue: queue)
@@ -151,7 +153,10 @@ package actor VolumeStore {
                 .notFound, "remove the volume", on: name,
                 detail: "there is no volume by that name")
         }
-        if let volume = open.removeValue(forKey: name) { try await volume.close() }
+        if let volume = open[name] {
+            try await volume.closeUnlessBusy()
+            open[name] = nil
+        }
         failures[name] = nil
         try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
@@ -174,9 +179,37 @@ package actor VolumeStore {
         return errors
     }
 
+    /// Two volumes on one image would not know of each other's writes: the image that one writes
+    /// must be in no other's chain.
+    private func checkIsAlone(
+        _ name: String, path: String, format: ImageFormat
+    ) async throws(BlockError) {
+        let others = try await records()
+        try await IOPool.background.run { () throws(BlockError) in
+            let chain = try ImageOpener.chain(path: path, format: format)
+                .compactMap { HostFile.identity(of: $0.path) }
+            for (other, nodes) in others {
+                let otherChain = nodes.compactMap { HostFile.identity(of: $0.path) }
+                let clash =
+                    chain.first.map(otherChain.contains) == true
+                    || otherChain.first.map(chain.contains) == true
+                guard !clash else {
+                    throw BlockError(
+                        .busy, "add the volume \(name)", on: path,
+                        detail: "volume \(other.name) uses this image or writes one of its chain")
+                }
+            }
+        }
+    }
+
     private func reserve(_ name: String) throws(BlockError) {
+        try checkIsFree(name)
+        reserved.insert(name)
+    }
+
+    private func checkIsFree(_ name: String) throws(BlockError) {
         try VolumeName.check(name)
-        guard open[name] == nil, failures[name] == nil, reserved.insert(name).inserted else {
+        guard open[name] == nil, failures[name] == nil, !reserved.contains(name) else {
             throw BlockError(
                 .invalid, "add the volume", on: name, detail: "there is a volume by that name")
         }

@@ -33,7 +33,7 @@ struct CommandLineTests {
 
     @Test(arguments: [
         "volume create a", "volume create a --size 1.5G",
-        "volume create a --backing x --from-point y", "volume create a --size 1G --format vmdk",
+        "volume create a --backing x", "volume create a --size 1G --format vmdk",
         "backup --repo r", "backup a", "backup a --repo r --level differential", "verify",
         "restore p", "restore p f --as-volume v", "bitmap merge v t",
         "bitmap add v b --granularity 4G",

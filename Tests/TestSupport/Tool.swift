@@ -13,6 +13,8 @@ package enum Tool {
     /// Why a program gave no result.
     package struct Failure: Error, CustomStringConvertible {
         package let description: String
+
+        package init(description: String) { self.description = description }
     }
 
     /// Runs `arguments`, the first being the program, which is looked up in PATH, and waits.

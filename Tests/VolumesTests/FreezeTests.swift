@@ -1,3 +1,4 @@
+import Bitmaps
 import BlockCore
 import Catalog
 import Foundation
@@ -9,7 +10,7 @@ import Testing
 @Suite struct FreezeTests {
     private func request(
         _ fixture: VolumeFixture, _ volume: Volume, _ queue: CatalogQueue,
-        isIncremental: Bool = true, memoryBytes: UInt64 = 1 << 20
+        _ pointID: String = "point-1", after parent: String? = nil, memoryBytes: UInt64 = 1 << 20
     ) throws -> FreezeRequest {
         let repositoryID = try queue.catalog.write { (transaction) throws(CatalogError) in
             let known = try transaction.repositories()
@@ -23,8 +24,9 @@ import Testing
         return FreezeRequest(
             volume: volume, bitmapName: "changes",
             granularityBytes: VolumeFixture.granularityBytes,
-            point: PointReference(repositoryID: repositoryID, pointID: "point-1"),
-            isIncremental: isIncremental, fleece: limits)
+            point: PointReference(repositoryID: repositoryID, pointID: pointID),
+            parent: parent.map { PointReference(repositoryID: repositoryID, pointID: $0) },
+            fleece: limits)
     }
 
     private func record(_ request: FreezeRequest) throws -> PointRecord {
@@ -43,7 +45,7 @@ import Testing
         let expected = try await volume.contents()
         // The memory bound is small, so that most of what is kept is spilled.
         let frozen = try await Freeze.take([
-            try request(fixture, volume, queue, isIncremental: false, memoryBytes: 256 << 10)
+            try request(fixture, volume, queue, memoryBytes: 256 << 10)
         ]).volumes[0]
 
         let writer = Task {
@@ -82,8 +84,12 @@ import Testing
     @Test func promotionLeavesWhatWasWrittenSinceTheFreeze() async throws {
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()
+        let full = try request(fixture, volume, queue)
+        let first = try await Freeze.take([full]).volumes[0]
+        #expect(first.dirty == nil)
+        try await first.bitmap.promote(try record(full), releasing: first.point)
         try await volume.write([1], at: 0)
-        let request = try request(fixture, volume, queue)
+        let request = try request(fixture, volume, queue, "point-2", after: "point-1")
         let frozen = try await Freeze.take([request]).volumes[0]
         #expect(frozen.dirty?.dirtyBytes == VolumeFixture.granularityBytes)
         try await volume.write([1], at: 2 << 20)
@@ -97,6 +103,27 @@ import Testing
             try recovered.dirtyRanges("changes") == [
                 ByteRange(offset: 2 << 20, lengthBytes: 1 << 20)
             ])
+        try await volume.close()
+    }
+
+    @Test func aBitmapThatChangedSinceThePlanIsNotFrozenForAnIncrement() async throws {
+        let fixture = try VolumeFixture()
+        let (volume, queue) = try await fixture.startWithVolume()
+        for (made, planned) in [("point-1", "point-0"), ("point-2", "point-0")] {
+            // Another backup promoted the bitmap after this one had been planned.
+            let other = try request(fixture, volume, queue, made)
+            let frozen = try await Freeze.take([other]).volumes[0]
+            try await frozen.bitmap.promote(try record(other), releasing: frozen.point)
+            let stale = try request(fixture, volume, queue, "point-9", after: planned)
+            let error = await #expect(throws: BlockError.self) {
+                _ = try await Freeze.take([stale])
+            }
+            #expect(error?.kind == .busy)
+        }
+        try await volume.clearBitmap("changes")
+        let stale = try request(fixture, volume, queue, "point-9", after: "point-2")
+        await #expect(throws: BlockError.self) { _ = try await Freeze.take([stale]) }
+        #expect(volume.frozenBitmaps().isEmpty)
         try await volume.close()
     }
 
@@ -176,7 +203,7 @@ import Testing
     @Test func aFullFleeceGivesThePointUpAndNotTheGuest() async throws {
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()
-        var request = try request(fixture, volume, queue, isIncremental: false)
+        var request = try request(fixture, volume, queue)
         request.fleece.memoryBytes = 64 << 10
         request.fleece.spillBytes = 64 << 10
         let frozen = try await Freeze.take([request]).volumes[0]

@@ -41,8 +41,7 @@ import Testing
     }
 
     @Test func manyTasksNeverHoldTheSameByteAtOnce() async throws {
-        let owners = Mutex([Int](repeating: 0, count: 64))
-        let overlaps = Mutex(0)
+        let owners = Owners()
         await withTaskGroup(of: Void.self) { group in
             for worker in 1...8 {
                 group.addTask {
@@ -52,21 +51,36 @@ import Testing
                         let length = Int.random(in: 1...(64 - offset), using: &random)
                         let hold = await lock.acquire(
                             ByteRange(offset: UInt64(offset), lengthBytes: UInt64(length)))
-                        owners.withLock { owners in
-                            for byte in offset..<offset + length {
-                                if owners[byte] != 0 { overlaps.withLock { $0 += 1 } }
-                                owners[byte] = worker
-                            }
-                        }
+                        owners.enter(offset..<offset + length, worker)
                         await Task.yield()
-                        owners.withLock { owners in
-                            for byte in offset..<offset + length { owners[byte] = 0 }
-                        }
+                        owners.leave(offset..<offset + length)
                         lock.release(hold)
                     }
                 }
             }
         }
-        #expect(overlaps.withLock { $0 } == 0)
+        #expect(owners.overlapCount == 0)
+    }
+}
+
+/// Who is in which byte, and how often somebody came where somebody was.
+private final class Owners: Sendable {
+    private let state = Mutex((bytes: [Int](repeating: 0, count: 64), overlaps: 0))
+
+    var overlapCount: Int { state.withLock { $0.overlaps } }
+
+    func enter(_ range: Range<Int>, _ worker: Int) {
+        state.withLock { state in
+            for byte in range {
+                if state.bytes[byte] != 0 { state.overlaps += 1 }
+                state.bytes[byte] = worker
+            }
+        }
+    }
+
+    func leave(_ range: Range<Int>) {
+        state.withLock { state in
+            for byte in range { state.bytes[byte] = 0 }
+        }
     }
 }

@@ -52,7 +52,15 @@ extension Agent {
         var backing: (path: String, format: Volumes.ImageFormat)?
         var backingBytes: UInt64?
         if let path = arguments.backing {
-            let format = try ImageOpener.probe(path: path)
+            guard
+                let format = arguments.backingFormat.flatMap({
+                    Volumes.ImageFormat(rawValue: $0.rawValue)
+                })
+            else {
+                throw BlockError(
+                    .invalid, "create the volume", on: arguments.name,
+                    detail: "say which format \(path) has: it is never guessed")
+            }
             let device = try ImageOpener.open(
                 path: path, format: format, readOnly: true, pool: .background)
             backing = (path, format)

@@ -7,7 +7,7 @@ package enum VolumeCreate: ControlCommand {
 
     package struct Arguments: Codable, Sendable {
         package var name: String
-        /// Bytes; may be absent where `backing` or `fromPoint` tells it.
+        /// Bytes; may be absent where `backing` tells it.
         package var size: UInt64?
         /// Absent: qcow2.
         package var format: ImageFormat?
@@ -15,24 +15,24 @@ package enum VolumeCreate: ControlCommand {
         package var path: String?
         /// What the image reads where it holds nothing: a file.
         package var backing: String?
-        /// A restore point as backing.
-        package var fromPoint: String?
+        /// The format of `backing`, which is never guessed: a guest may have written it.
+        package var backingFormat: ImageFormat?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
-            backing: String? = nil, fromPoint: String? = nil
+            backing: String? = nil, backingFormat: ImageFormat? = nil
         ) {
             self.name = name
             self.size = size
             self.format = format
             self.path = path
             self.backing = backing
-            self.fromPoint = fromPoint
+            self.backingFormat = backingFormat
         }
 
         private enum CodingKeys: String, CodingKey {
             case name, size, format, path, backing
-            case fromPoint = "from-point"
+            case backingFormat = "backing-format"
         }
     }
 }

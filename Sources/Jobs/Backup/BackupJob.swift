@@ -73,6 +73,9 @@ package struct BackupJob: Sendable {
             granularityBytes: plan.granularityBytes,
             point: PointReference(
                 repositoryID: repository.id, pointID: plan.pointID.text),
-            isIncremental: plan.isIncremental, fleece: fleece)
+            parent: plan.parent.map {
+                PointReference(repositoryID: repository.id, pointID: $0.point.text)
+            },
+            fleece: fleece)
     }
 }

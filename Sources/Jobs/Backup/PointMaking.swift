@@ -20,10 +20,7 @@ struct PointMaking {
         do throws(BlockError) {
             manifest = try await makePoint()
         } catch {
-            // The cause is what the user needs to see; if undoing fails too, the bitmap stays
-            // frozen with its successor, and the next start of the agent merges the two.
-            try? await frozen.bitmap.mergeBack(releasing: frozen.point)
-            throw error
+            throw await undo(after: error)
         }
         try await frozen.bitmap.promote(
             PointRecord(manifest, repositoryID: repository.id), releasing: frozen.point)
@@ -33,6 +30,21 @@ struct PointMaking {
             dirtyBytes: frozen.dirty?.dirtyBytes ?? plan.volume.lengthBytes,
             storedBytes: manifest.image.storedBytes, duration: ContinuousClock.now - started,
             freezeDuration: instant.heldFor)
+    }
+
+    /// Merges the bitmap back. If that fails too, it stays frozen with its successor, and the next
+    /// start of the agent merges the two; the error says so.
+    private func undo(after cause: BlockError) async -> BlockError {
+        do throws(BlockError) {
+            try await frozen.bitmap.mergeBack(releasing: frozen.point)
+            return cause
+        } catch {
+            var both = cause
+            both.detail =
+                "\(cause.detail ?? cause.kind.rawValue); the bitmap stays frozen until the agent "
+                + "starts again, since \(error)"
+            return both
+        }
     }
 
     private func makePoint() async throws(BlockError) -> Manifest {

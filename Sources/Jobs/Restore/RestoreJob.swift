@@ -33,15 +33,23 @@ package struct RestoreJob: Sendable {
         job.expect(lengthBytes)
         let written: UInt64
         do throws(BlockError) {
-            written = try await copy(device, to: try makeSink(at: path, lengthBytes), job)
+            let sink = try await IOPool.background.run { [self] () throws(BlockError) in
+                try makeSink(at: path, lengthBytes)
+            }
+            written = try await copy(device, to: sink, job)
         } catch {
             try? await device.close()
             throw error
         }
         try await device.close()
         if case .volume(let name, let store) = target {
-            _ = try await store.register(
-                name, path: path, format: format, lengthBytes: lengthBytes, isOwned: true)
+            do throws(BlockError) {
+                _ = try await store.register(
+                    name, path: path, format: format, lengthBytes: lengthBytes, isOwned: true)
+            } catch {
+                try? HostDirectory.removeFile(path)
+                throw error
+            }
         }
         return .restore(
             RestoreOutcome(

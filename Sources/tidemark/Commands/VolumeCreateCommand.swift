@@ -8,11 +8,11 @@ struct VolumeCreateCommand: ClientCommand {
         abstract: "Create a volume with a new image.",
         discussion: """
             The image is a file in the state directory unless --path names another. With --backing \
-            or --from-point it reads what that holds until it is written to.
+            it reads what that file holds until it is written to; the file must not change any more.
 
             Examples:
               tidemark volume create vm1 --size 20G
-              tidemark volume create test --from-point vm1@latest
+              tidemark volume create test --backing golden.qcow2 --backing-format qcow2
             """)
 
     @OptionGroup var global: GlobalOptions
@@ -32,8 +32,8 @@ struct VolumeCreateCommand: ClientCommand {
     @Option(help: "The file behind the new image.", completion: .file())
     var backing: String?
 
-    @Option(help: "The restore point behind the new image.")
-    var fromPoint: String?
+    @Option(help: "The format of the file behind it; never guessed.")
+    var backingFormat: ImageFormat?
 
     func run(_ agent: AgentSession) async throws {
         _ = try await agent.execute(
@@ -41,7 +41,7 @@ struct VolumeCreateCommand: ClientCommand {
             .init(
                 name: name, size: size?.bytes, format: format,
                 path: path.map { HostPath.absolute($0) },
-                backing: backing.map { HostPath.absolute($0) }, fromPoint: fromPoint))
+                backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat))
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(ByteSize.text(volume.size)), \(volume.uri)"
@@ -49,10 +49,10 @@ struct VolumeCreateCommand: ClientCommand {
     }
 
     func validate() throws {
-        if backing != nil && fromPoint != nil {
-            throw ValidationError("--backing and --from-point exclude each other")
+        if (backing == nil) != (backingFormat == nil) {
+            throw ValidationError("--backing and --backing-format go together")
         }
-        if size == nil && backing == nil && fromPoint == nil {
+        if size == nil && backing == nil {
             throw ValidationError("say how large the volume is to be: --size")
         }
     }

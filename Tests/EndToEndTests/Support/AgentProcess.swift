@@ -21,7 +21,7 @@ final class AgentProcess {
         process.arguments = ["--state", state, "agent"]
         process.standardInput = FileHandle.nullDevice
         let log = "\(state)/agent.log"
-        FileManager.default.createFile(atPath: log, contents: nil)
+        try Data().write(to: URL(fileURLWithPath: log))
         process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
         try process.run()
         let deadline = Date(timeIntervalSinceNow: 30)
