@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 // Hands out host clusters and takes them back, so that neither a killed process nor a power loss
 // ever leaves a cluster in use twice.
@@ -46,7 +45,7 @@ final class ClusterAllocator: Sendable {
     /// Never cut below: refcounts that were wrong from the start must not cost data.
     private let endAtOpen: UInt64
     private let turn = AsyncLock()
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     init(
         file: HostFile, refcounts: Refcounts, cache: L2Cache, flushes: SharedFlush, pool: IOPool
