@@ -21,7 +21,7 @@ package final class HostMutex<Value>: @unchecked Sendable {
         mutex.deallocate()
     }
 
-    /// Runs `body` with the value while no other thread does. `body` must not wait for anything.
+    /// Runs `body`, which should be short, with the value while no other thread does.
     @inline(__always)
     package func withLock<R, E: Error>(
         _ body: (inout Value) throws(E) -> R

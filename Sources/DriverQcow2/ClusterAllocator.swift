@@ -130,6 +130,8 @@ final class ClusterAllocator: Sendable {
                 }
                 return state.reserve
             }
+            // An image in which nothing was allocated keeps its modification time.
+            if reserve.isEmpty && refcounts.endCluster == endAtOpen { return }
             try await pool.run { [self] () throws(BlockError) in
                 for run in reserve { _ = try refcounts.lower(run) }
                 let end = max(endAtOpen, try refcounts.countedEnd())
@@ -225,7 +227,9 @@ final class ClusterAllocator: Sendable {
             blocks = missing
             tableCount = max(tableCount, needed)
         }
-        guard tableCount * geometry.clusterBytes <= Qcow2Layout.refcountTableBytesMax else {
+        guard tableCount * geometry.clusterBytes <= Qcow2Layout.refcountTableBytesMax,
+            all.end <= Qcow2Layout.offsetMask >> UInt64(geometry.clusterBits)
+        else {
             throw BlockError(
                 .noSpace, "allocate clusters", on: file.path,
                 detail: "the image is as large as clusters of \(geometry.clusterBytes) bytes allow")
