@@ -1,5 +1,3 @@
-import Synchronization
-
 /// A lock that a task may hold while it waits for I/O; those who want it get it in turn.
 ///
 /// For anything that does not wait, a `Mutex` is the lock to use.
@@ -9,7 +7,7 @@ package final class AsyncLock: Sendable {
         var waiting: [UnsafeContinuation<Void, Never>] = []
     }
 
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     package init() {}
 

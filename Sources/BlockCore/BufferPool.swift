@@ -1,5 +1,4 @@
 import Glibc
-import Synchronization
 
 /// Recycles page-aligned memory by size class.
 ///
@@ -17,7 +16,7 @@ package final class BufferPool: Sendable {
     private static let sizeClasses = [4 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20]
     private static let alignmentBytes = 4096
 
-    private let idle = Mutex(Idle())
+    private let idle = HostMutex(Idle())
     private let idleBytesMax: Int
 
     package init(idleBytesMax: Int) {

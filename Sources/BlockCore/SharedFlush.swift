@@ -1,5 +1,3 @@
-import Synchronization
-
 // `fdatasync` is slow and covers the whole file, so those who ask at the same time share one: who
 // gets the turn serves everybody who had asked before its system call began.
 //
@@ -18,7 +16,7 @@ package final class SharedFlush: Sendable {
     private let file: HostFile
     private let pool: IOPool
     private let turn = AsyncLock()
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     package init(file: HostFile, pool: IOPool) {
         self.file = file

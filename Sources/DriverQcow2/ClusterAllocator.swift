@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 // Hands out host clusters and takes them back, so that neither a killed process nor a power loss
 // ever leaves a cluster in use twice.
@@ -46,7 +45,7 @@ final class ClusterAllocator: Sendable {
     /// Never cut below: refcounts that were wrong from the start must not cost data.
     private let endAtOpen: UInt64
     private let turn = AsyncLock()
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     init(
         file: HostFile, refcounts: Refcounts, cache: L2Cache, flushes: SharedFlush, pool: IOPool
@@ -131,6 +130,8 @@ final class ClusterAllocator: Sendable {
                 }
                 return state.reserve
             }
+            // An image in which nothing was allocated keeps its modification time.
+            if reserve.isEmpty && refcounts.endCluster == endAtOpen { return }
             try await pool.run { [self] () throws(BlockError) in
                 for run in reserve { _ = try refcounts.lower(run) }
                 let end = max(endAtOpen, try refcounts.countedEnd())
@@ -226,7 +227,9 @@ final class ClusterAllocator: Sendable {
             blocks = missing
             tableCount = max(tableCount, needed)
         }
-        guard tableCount * geometry.clusterBytes <= Qcow2Layout.refcountTableBytesMax else {
+        guard tableCount * geometry.clusterBytes <= Qcow2Layout.refcountTableBytesMax,
+            all.end <= Qcow2Layout.offsetMask >> UInt64(geometry.clusterBits)
+        else {
             throw BlockError(
                 .noSpace, "allocate clusters", on: file.path,
                 detail: "the image is as large as clusters of \(geometry.clusterBytes) bytes allow")

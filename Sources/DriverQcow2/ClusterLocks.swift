@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Locks on ranges of an image, which tasks hold while they change what is mapped there.
 ///
@@ -23,7 +22,7 @@ final class ClusterLocks: Sendable {
         }
     }
 
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     /// Runs `body` while no other body runs whose range overlaps.
     func withLock<T: Sendable>(

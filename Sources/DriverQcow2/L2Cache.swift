@@ -41,7 +41,7 @@ final class L2Cache: Sendable {
     private let file: HostFile
     private let l1Offset: UInt64
     private let residentMax: Int
-    private let state: Mutex<State>
+    private let state: HostMutex<State>
     private let usesOfEpoch0 = Atomic(0)
     private let usesOfEpoch1 = Atomic(0)
 
@@ -53,7 +53,7 @@ final class L2Cache: Sendable {
         l1Offset = header.l1Offset
         residentMax = max(4, cacheBytes / Int(geometry.clusterBytes))
         let l1 = try file.readNumbers(Int(header.l1Count), at: header.l1Offset)
-        state = Mutex(
+        state = HostMutex(
             State(
                 l1: l1, tables: Array(repeating: [], count: l1.count),
                 wasUsed: Array(repeating: false, count: l1.count),

@@ -1,5 +1,4 @@
 package import BlockCore
-import Synchronization
 
 // Writes an image from nothing in one pass, for backups.
 //
@@ -32,7 +31,7 @@ package final class Qcow2Writer: Sendable {
     private let header: Qcow2Header
     private let geometry: Qcow2Geometry
     private let pool: IOPool
-    private let state: Mutex<State>
+    private let state: HostMutex<State>
 
     /// Creates the file at `path`, which must not exist.
     ///
@@ -52,7 +51,7 @@ package final class Qcow2Writer: Sendable {
         self.lengthBytes = lengthBytes
         self.pool = pool
         let file = try HostFile(path: path, access: .create)
-        state = Mutex(State(file: file, tables: WriterTables(geometry: geometry, file: file)))
+        state = HostMutex(State(file: file, tables: WriterTables(geometry: geometry, file: file)))
     }
 
     private static func header(

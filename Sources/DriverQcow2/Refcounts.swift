@@ -42,6 +42,11 @@ final class Refcounts: Sendable {
         if header.l1Count > 0 { try checkCounted(header.l1Offset, "L1 table") }
         let fileEnd = geometry.clusters(for: try file.sizeBytes())
         let end = max(fileEnd, try countedEnd())
+        guard end <= Qcow2Layout.offsetMask >> UInt64(geometry.clusterBits) else {
+            throw BlockError(
+                .corrupt, "open for writing", on: file.path,
+                detail: "cluster \(end - 1) counts as used; run qemu-img check -r all")
+        }
         state.withLock { $0.endCluster = end }
     }
 
@@ -55,7 +60,8 @@ final class Refcounts: Sendable {
             var runs: [ClusterRun] = []
             var found: UInt64 = 0
             var cluster = start
-            while cluster < state.endCluster, found < limit {
+            let tableEnd = UInt64(state.table.count) * countsPerBlock
+            while cluster < min(state.endCluster, tableEnd), found < limit {
                 let blockEnd = min(
                     (cluster / countsPerBlock + 1) * countsPerBlock, state.endCluster)
                 // Clusters without a block are left alone: giving them one takes clusters.

@@ -75,7 +75,7 @@ package actor VolumeStore {
         defer { reserved.remove(specification.name) }
         let path =
             if let path = specification.path { path } else {
-                try newImagePath(specification.name, format: specification.format)
+                try ownImagePath(specification.name, format: specification.format)
             }
         try await IOPool.background.run { () throws(BlockError) in
             try specification.makeImage(at: path)
@@ -91,9 +91,14 @@ package actor VolumeStore {
         }
     }
 
-    /// Where the image of a new volume goes unless the user says otherwise.
+    /// Where the image of a new volume goes unless the user says otherwise. Throws if the name
+    /// is taken.
     package func newImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
         try checkIsFree(name)
+        return try ownImagePath(name, format: format)
+    }
+
+    private func ownImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
         let folder = "\(stateDirectory)/volumes"
         try HostDirectory.create(folder)
         return "\(folder)/\(name).\(format.rawValue)"
