@@ -24,7 +24,7 @@ package final class CatalogQueue: Sendable {
 
     package let catalog: Catalog
     private let thread = IOPool(name: "catalog", threadCount: 1)
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     package init(catalog: Catalog) {
         self.catalog = catalog

@@ -64,7 +64,7 @@ final class RangeLock: Sendable {
         }
     }
 
-    private let state = Mutex(State())
+    private let state = HostMutex(State())
 
     /// Takes `range` if nobody holds or awaits a part of it.
     func tryAcquire(_ range: ByteRange) -> Hold? {

@@ -176,7 +176,8 @@ private final class Scenario {
         let text = try readFile(file(of: id, suffix: "json"))
         let manifest = try JSONDecoder().decode(Manifest.self, from: Data(text))
         let date = try Date(
-            manifest.freeze.time, strategy: .iso8601.time(includingFractionalSeconds: true))
+            manifest.freeze.time,
+            strategy: Date.ISO8601FormatStyle(includingFractionalSeconds: true))
         return Int64((date.timeIntervalSince1970 * 1000).rounded())
     }
 

@@ -9,6 +9,7 @@ final class Guest {
 
     init(uri: String, seed: UInt32, log: String) throws {
         logPath = log
+        try Data().write(to: URL(fileURLWithPath: log))
         let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
             .appendingPathComponent("guest.py").path
         process.executableURL = URL(fileURLWithPath: "/usr/bin/python3")

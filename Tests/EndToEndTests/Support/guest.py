@@ -70,7 +70,7 @@ class Guest:
         self.in_flight[cookie] = (self.number, cell)
 
     def collect(self):
-        while (cookie := self.nbd.aio_peek_command_completed()) > 0:
+        while self.in_flight and (cookie := self.nbd.aio_peek_command_completed()) > 0:
             self.nbd.aio_command_completed(cookie)
             number, cell = self.in_flight.pop(cookie)
             self.log("ack", number, time.time_ns())
