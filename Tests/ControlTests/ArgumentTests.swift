@@ -16,7 +16,9 @@ struct ArgumentTests {
     @Test func goodArgumentsAreDecoded() throws {
         let arguments = try JSONValueDecoder.decode(
             VolumeCreate.Arguments.self,
-            from: ["name": "a", "size": 1024, "format": "raw", "backing-format": "raw", "path": nil],
+            from: [
+                "name": "a", "size": 1024, "format": "raw", "backing-format": "raw", "path": nil,
+            ],
             refusesUnknownMembers: true)
         #expect(arguments.name == "a" && arguments.size == 1024 && arguments.format == .raw)
         #expect(arguments.backingFormat == .raw && arguments.path == nil)

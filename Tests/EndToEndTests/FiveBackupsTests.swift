@@ -20,7 +20,9 @@ import Testing
         try scenario.writeThroughQEMU(3)
         try scenario.backUpAtRest()
 
-        #expect(scenario.points.map(\.made.level) == ["full"] + Array(repeating: "incremental", count: 4))
+        #expect(
+            scenario.points.map(\.made.level) == ["full"]
+                + Array(repeating: "incremental", count: 4))
         for point in scenario.points { try scenario.check(point) }
         let verified = try scenario.agent.run(["verify", "--repo", "vault"])
         #expect(verified.status == 0, "\(verified.errors)")
