@@ -32,6 +32,9 @@ package final class Qcow2Writer: Sendable {
     private let geometry: Qcow2Geometry
     private let pool: IOPool
     private let state: HostMutex<State>
+    /// The kernel lets one write into a file at a time, and those that wait for it spin: better
+    /// that they sleep here and leave the processor to those that read.
+    private let turn = HostMutex(())
 
     /// Creates the file at `path`, which must not exist.
     ///
@@ -159,7 +162,9 @@ package final class Qcow2Writer: Sendable {
                 })
             return (file, first << UInt64(geometry.clusterBits), nextWriteback(&state))
         }
-        try file.write(at: host, from: source.readOnlyBytes)
+        try turn.withLock { (_) throws(BlockError) in
+            try file.write(at: host, from: source.readOnlyBytes)
+        }
         if let writeback { file.startWriteback(writeback) }
     }
 

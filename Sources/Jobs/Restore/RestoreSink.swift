@@ -76,6 +76,8 @@ final class RawRestoreSink: RestoreSink {
 
     private let name: TemporaryName
     private let file: HostFile
+    /// Writers take turns here instead of spinning in the kernel, which lets in one at a time.
+    private let turn = HostMutex(())
 
     init(path: String, lengthBytes: UInt64) throws(BlockError) {
         name = try TemporaryName(for: path)
@@ -84,13 +86,15 @@ final class RawRestoreSink: RestoreSink {
     }
 
     func write(at offset: UInt64, from content: BufferSlice) async throws(BlockError) -> UInt64 {
-        try await IOPool.background.run { [file] () throws(BlockError) in
+        try await IOPool.background.run { [file, turn] () throws(BlockError) in
             var stored: UInt64 = 0
             for run in content.nonZeroRuns(unitBytes: 64 << 10) {
                 let range = ByteRange(
                     offset: offset + UInt64(run.lowerBound), lengthBytes: UInt64(run.count))
-                try file.write(
-                    at: range.offset, from: content.slice(run.lowerBound, run.count).readOnlyBytes)
+                let part = content.slice(run.lowerBound, run.count)
+                try turn.withLock { (_) throws(BlockError) in
+                    try file.write(at: range.offset, from: part.readOnlyBytes)
+                }
                 file.startWriteback(range)
                 stored += range.lengthBytes
             }
