@@ -1,5 +1,6 @@
 import Bitmaps
 import BlockCore
+import TestSupport
 import Testing
 
 /// The bytes of the node that chunk `index` covers at 4 KiB granularity begin here.
@@ -53,7 +54,7 @@ private func makeBitmap(chunks: Int = 4) throws -> DirtyBitmap {
 
     @Test(arguments: [1, 511, 4096, 32768, 100_000_000, 268_447_745] as [UInt64])
     func whatWasTakenCanBeLoaded(lengthBytes: UInt64) throws {
-        var generator = seededGenerator()
+        var generator = Seed.generator(#function)
         let bitmap = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: 4096)
         for _ in 0..<20 {
             bitmap.mark(

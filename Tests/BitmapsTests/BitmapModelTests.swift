@@ -1,5 +1,6 @@
 import Bitmaps
 import BlockCore
+import TestSupport
 import Testing
 
 /// A dirty bitmap as plainly as it can be written.
@@ -69,7 +70,7 @@ private struct BitmapModel {
 
     @Test(arguments: geometries)
     func agreesWithThePlainModel(geometry: Geometry) throws {
-        var generator = seededGenerator()
+        var generator = Seed.generator(#function)
         let length = geometry.lengthBytes
         let bitmap = try DirtyBitmap(
             lengthBytes: length, granularityBytes: geometry.granularityBytes)
@@ -101,7 +102,7 @@ private struct BitmapModel {
 
     @Test(arguments: geometries, [512, 4096, 32768, 1 << 20] as [UInt64])
     func mergeMarksWhatTheOtherHasRoundedOut(geometry: Geometry, granularity: UInt64) throws {
-        var generator = seededGenerator()
+        var generator = Seed.generator(#function)
         let length = geometry.lengthBytes
         let source = try DirtyBitmap(
             lengthBytes: length, granularityBytes: geometry.granularityBytes)
@@ -148,7 +149,7 @@ private struct BitmapModel {
         #expect(copy.isDirty(at: 123_456_789))
     }
 
-    private func randomRange(in length: UInt64, _ generator: inout SeededGenerator) -> ByteRange {
+    private func randomRange(in length: UInt64, _ generator: inout SplitMix64) -> ByteRange {
         let offset = UInt64.random(in: 0..<length, using: &generator)
         let most = Bool.random(using: &generator) ? length - offset : min(length - offset, 5000)
         return ByteRange(

@@ -2,6 +2,7 @@ import Bitmaps
 import BlockCore
 import Catalog
 import Foundation
+import TestSupport
 import Testing
 
 /// A volume as the write path and the backups use the catalog, with the truth beside it: which
@@ -136,7 +137,7 @@ private struct ModelVolume {
 
 @Suite struct SupersetTests {
     @Test func aCrashAtAnyTimeRecoversAllThatDiffersFromTheLastPoint() throws {
-        var generator = seededGenerator()
+        var generator = Seed.generator(#function)
         let directory = try TemporaryDirectory()
         let injected = CatalogError(.full, "commit", on: "test", detail: "injected")
         let fault = CommitFault(injected)

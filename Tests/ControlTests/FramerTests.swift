@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Control
@@ -75,9 +76,8 @@ struct FramerTests {
 
     /// The cuts of a stream must not matter, whatever it holds.
     @Test func anyStreamMeansTheSameHoweverItIsCut() throws {
-        let text = ProcessInfo.processInfo.environment["TIDEMARK_SEED"]
-        let seed = text.flatMap { UInt64($0) } ?? UInt64.random(in: 0...UInt64.max)
-        var random = SeededGenerator(state: seed)
+        let seed = Seed.current
+        var random = SplitMix64(seed: seed)
         let pieces = ["{", "}", "[", "]", "\"", "\\", "\n", " ", "x", "1", ":", ",", "é", "{}\n"]
         for _ in 0..<500 {
             let length = Int.random(in: 1...80, using: &random)
@@ -96,18 +96,5 @@ struct FramerTests {
             try #require(items == expected, "TIDEMARK_SEED=\(seed): \(stream.joined())")
             for case .value(let value) in items { _ = try? JSONParser.parse(value, depthMax: 8) }
         }
-    }
-}
-
-/// A reproducible source of random numbers.
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -12,7 +13,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases)
     func aFullPointReadsAsTheVolume(_ kind: RepositoryKind) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(lengthBytes: 400_001)
         volume.write(at: 70_000, randomBytes(200_000, using: &random))
@@ -37,8 +38,8 @@ import Testing
     func everyPointOfARandomChainReadsAsTheModel(
         _ kind: RepositoryKind, _ shape: (granularity: Int, length: Int)
     ) async throws {
-        let seed = testSeed()
-        var random = SeededGenerator(seed: seed)
+        let seed = Seed.current
+        var random = SplitMix64(seed: seed)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(
             lengthBytes: Int.random(in: 1...shape.length, using: &random),
@@ -65,8 +66,8 @@ import Testing
     /// is the one of the document, computed here from the bytes.
     @Test(arguments: RepositoryKind.allCases, 0..<4)
     func theContentDigestKnowsNoLineage(_ kind: RepositoryKind, _ round: Int) async throws {
-        let seed = testSeed() &+ UInt64(round)
-        var random = SeededGenerator(seed: seed)
+        let seed = Seed.current &+ UInt64(round)
+        var random = SplitMix64(seed: seed)
         let repository = try await kind.make(in: folder)
         let other = try TemporaryFolder()
         let fulls = try await kind.make(in: other)
@@ -107,7 +108,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases)
     func zeroesInAnIncrementHideWhatTheParentHolds(_ kind: RepositoryKind) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(lengthBytes: 5 * 65536)
         volume.write(at: 0, randomBytes(5 * 65536, using: &random))
@@ -122,7 +123,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases)
     func anEmptyIncrementIsAPoint(_ kind: RepositoryKind) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(lengthBytes: 100_000)
         volume.write(at: 5, [1, 2, 3])
@@ -141,7 +142,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases, [0, 1, 511, 513, 4095, 65537, 1_048_577])
     func anOddLengthIsExact(_ kind: RepositoryKind, _ length: Int) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(lengthBytes: length)
         if length > 0 { volume.write(at: length - 1, [0xFF]) }
@@ -156,7 +157,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases)
     func whoeverOpensTheRepositoryContinuesTheChain(_ kind: RepositoryKind) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         var volume = TestVolume(lengthBytes: 200_000)
         volume.write(at: 0, randomBytes(200_000, using: &random))
         let first = try await kind.make(in: folder)
@@ -174,7 +175,7 @@ import Testing
 
     @Test(arguments: RepositoryKind.allCases)
     func theContentCanBeReadAsPieces(_ kind: RepositoryKind) async throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await kind.make(in: folder)
         var volume = TestVolume(lengthBytes: 1_000_000, granularityBytes: 4096)
         volume.write(at: 8192, randomBytes(4096, using: &random))

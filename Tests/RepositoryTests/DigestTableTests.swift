@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -157,7 +158,7 @@ import Testing
     }
 
     @Test func aGarbledTableNeverTraps() throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let header = header()
         _ = try write([data(0, header), zero(1..<9, header), data(9, header)], header)
         let whole = try Data(contentsOf: URL(filePath: path))
@@ -203,7 +204,7 @@ import Testing
     }
 
     @Test func recordsOfAnyOrderComeOutSorted() throws {
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let header = header(volumeBytes: 5000 * Self.grid)
         let ordered = (0..<5000).map { data($0, header) }
         var nearly = ordered

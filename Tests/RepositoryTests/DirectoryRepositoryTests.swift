@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -150,7 +151,7 @@ import Testing
 
     @Test func twoVolumesOfOneNameAndPrefixHaveTheirOwnFolders() async throws {
         let folder = try TemporaryFolder()
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await DirectoryRepository.create(at: folder.path)
         var first = TestVolume(lengthBytes: 1000)
         var second = TestVolume(lengthBytes: 1000)
@@ -172,7 +173,7 @@ import Testing
     ])
     func noVolumeNameLeavesTheRepository(_ name: String) async throws {
         let folder = try TemporaryFolder()
-        var random = SeededGenerator(seed: testSeed())
+        var random = SplitMix64(seed: Seed.current)
         let repository = try await DirectoryRepository.create(at: folder.path)
         var volume = TestVolume(lengthBytes: 1000)
         volume.name = name

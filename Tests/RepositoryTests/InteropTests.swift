@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -13,8 +14,8 @@ import Testing
 
     @Test(arguments: [4096, 65536, 2 << 20], [0, 1])
     func qemuReadsEachPointOfARandomChain(_ granularity: Int, _ round: Int) async throws {
-        let seed = testSeed() &+ UInt64(round)
-        var random = SeededGenerator(seed: seed)
+        let seed = Seed.current &+ UInt64(round)
+        var random = SplitMix64(seed: seed)
         let folder = try TemporaryFolder()
         let repository = try await DirectoryRepository.create(at: "\(folder.path)/r")
         var volume = TestVolume(

@@ -1,4 +1,5 @@
 import BlockCore
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -58,8 +59,8 @@ import Testing
 
     @Test(arguments: 0..<40)
     func everyPointOfARandomChainReadsAsTheModel(_ round: Int) throws {
-        let seed = testSeed() &+ UInt64(round)
-        var random = SeededGenerator(seed: seed)
+        let seed = Seed.current &+ UInt64(round)
+        var random = SplitMix64(seed: seed)
         var volume = TestVolume(
             lengthBytes: Int.random(in: 1...300_000, using: &random), granularityBytes: Self.grid)
         volume.change(using: &random, mayResize: false)

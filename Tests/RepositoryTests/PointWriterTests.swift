@@ -1,6 +1,7 @@
 import BlockCore
 import DriverQcow2
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -117,7 +118,7 @@ import Testing
             plan.id = parent.point
             plan.parent = lab.manifests[1]
         }
-        lab.random = SeededGenerator(seed: 1)
+        lab.random = SplitMix64(seed: 1)
         #expect(try lab.folder.snapshot().keys.filter { $0.hasSuffix(".tmp") }.isEmpty)
         #expect(try await lab.repository.points().count == 3)
     }
@@ -160,6 +161,6 @@ import Testing
         let writer = try await lab.repository.beginPoint(plan)
         #expect(writer.rangeToHold == ByteRange(offset: 458_752, end: 500_000))
         await expectError(.invalid, "length changed") { _ = try await writer.commit {} }
-        lab.random = SeededGenerator(seed: 1)
+        lab.random = SplitMix64(seed: 1)
     }
 }

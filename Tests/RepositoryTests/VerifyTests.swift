@@ -86,7 +86,7 @@ import Testing
 
     @Test func anIncrementOnAnExchangedParentTableIsFound() async throws {
         let lab = try await TestRepository()
-        let other = try await TestRepository()
+        let other = try await TestRepository(variant: 1)
         try lab.remove(0, "digests")
         try FileManager.default.copyItem(
             atPath: other.path(0, "digests"), toPath: lab.path(0, "digests"))

@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Repository
@@ -11,13 +12,16 @@ struct TestRepository {
     private(set) var volume: TestVolume
     private(set) var manifests: [Manifest] = []
     private(set) var contents: [[UInt8]] = []
-    var random: SeededGenerator
+    var random: SplitMix64
 
-    init(lengthBytes: Int = 600_000, granularityBytes: UInt64 = 65536) async throws {
+    /// Repositories of different variants have different content in the same run.
+    init(
+        lengthBytes: Int = 600_000, granularityBytes: UInt64 = 65536, variant: UInt64 = 0
+    ) async throws {
         folder = try TemporaryFolder()
         repository = try await DirectoryRepository.create(at: folder.path)
         volume = TestVolume(lengthBytes: lengthBytes, granularityBytes: granularityBytes)
-        random = SeededGenerator(seed: testSeed())
+        random = SplitMix64(seed: Seed.current &+ variant)
         volume.write(at: 0, randomBytes(lengthBytes * 3 / 4, using: &random))
         try await add(.full)
         volume.write(at: 70_000, randomBytes(100_000, using: &random))

@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 
 @testable import Repository
 
@@ -48,7 +49,7 @@ struct TestVolume {
     }
 
     /// A few random writes, zero-writes and, at times, a resize.
-    mutating func change(using random: inout SeededGenerator, mayResize: Bool = true) {
+    mutating func change(using random: inout SplitMix64, mayResize: Bool = true) {
         if mayResize && Int.random(in: 0..<4, using: &random) == 0 {
             resize(to: Int.random(in: 1...content.count * 2, using: &random))
         }
@@ -96,7 +97,7 @@ struct TestVolume {
     }
 
     /// Writes everything that belongs into the point, by several tasks out of order.
-    func fill(_ writer: any PointWriter, using random: inout SeededGenerator) async throws {
+    func fill(_ writer: any PointWriter, using random: inout SplitMix64) async throws {
         var pieces: [ByteRange] = []
         for range in ranges(for: writer) {
             if let end = pieces.last?.end, end == range.offset, Bool.random(using: &random) {
@@ -130,7 +131,7 @@ struct TestVolume {
     @discardableResult
     mutating func backUp(
         to repository: any BackupRepository, _ level: PointLevel,
-        using random: inout SeededGenerator, now: UTCTime = .now()
+        using random: inout SplitMix64, now: UTCTime = .now()
     ) async throws -> Manifest {
         let writer = try await repository.beginPoint(plan(level, now: now))
         try await fill(writer, using: &random)
@@ -146,7 +147,7 @@ struct TestVolume {
     }
 }
 
-func randomBytes(_ count: Int, using random: inout SeededGenerator) -> [UInt8] {
+func randomBytes(_ count: Int, using random: inout SplitMix64) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.reserveCapacity(count + 8)
     while bytes.count < count {
