@@ -32,6 +32,8 @@ package final class HostFile: Sendable {
         guard descriptor >= 0 else {
             throw .system(access == .create ? "create" : "open", on: path, errno: errno)
         }
+        // Nobody asks when an image was last read, and noting it costs at every read.
+        clinux_keep_access_time(descriptor)
         self.path = path
         self.isReadOnly = access == .readOnly
         self.descriptor = descriptor

@@ -5,13 +5,16 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 ssize_t clinux_pread_nowait(int fd, void *buffer, size_t length, int64_t offset) {
@@ -81,4 +84,24 @@ int64_t clinux_size(int fd) {
         return (int64_t)size;
     }
     return status.st_size;
+}
+
+void clinux_keep_access_time(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NOATIME);
+}
+
+void clinux_sleep_precisely(int64_t nanoseconds) {
+    static _Thread_local bool has_slack = true;
+    if (has_slack) {
+        prctl(PR_SET_TIMERSLACK, 1UL);
+        has_slack = false;
+    }
+    struct timespec time = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
+    nanosleep(&time, NULL);
+}
+
+int clinux_untaken_bytes(int fd) {
+    int count = 0;
+    return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -1;
 }

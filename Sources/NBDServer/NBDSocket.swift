@@ -1,4 +1,5 @@
 import BlockCore
+import CLinux
 import Glibc
 
 // The one seam between a connection and its socket: a transport with encryption would offer the
@@ -84,6 +85,9 @@ final class NBDSocket: Sendable {
             return true
         }
     }
+
+    /// The bytes sent that the client has not taken, counted with what holding them costs.
+    var untakenBytes: Int { Int(clinux_untaken_bytes(descriptor)) }
 
     /// Lets nothing more arrive: a waiting `receive` ends, the client's sends fail.
     func shutdownReceiving() { _ = shutdown(descriptor, Int32(SHUT_RD)) }

@@ -1,4 +1,5 @@
 import BlockCore
+import CLinux
 import Glibc
 
 // The transmission phase, on the connection's own thread.
@@ -45,6 +46,10 @@ struct NBDTransmission: ~Copyable {
     private var output = NBDOutputBuffer(capacityBytes: bufferBytes)
     private var spare: AlignedBuffer?
     private var receiveBytesMax = bufferBytes
+    private var gathering = NBDGathering()
+    /// Since the thread last waited.
+    private var answered = (requests: 0, bytes: 0)
+    private var clientRanDry = false
 
     /// `mustFinish` says whether requests that were not received yet are no longer wanted.
     init(_ session: NBDSession, mustFinish: @escaping () -> Bool) {
@@ -66,9 +71,16 @@ struct NBDTransmission: ~Copyable {
     }
 
     private mutating func nextRequest() throws(Ending) -> NBDRequest {
+        if input.count == 0 {
+            try flush()
+            gather()
+        }
         if input.count < NBDSize.requestBytes { try fill(NBDSize.requestBytes) }
         guard let request = NBDRequest(input.bytes.baseAddress!) else { throw .badMagic }
         input.consume(NBDSize.requestBytes)
+        answered.requests += 1
+        answered.bytes += NBDSize.requestBytes
+        if request.hasPayload { answered.bytes += Int(request.lengthBytes) }
         return request
     }
 
@@ -82,6 +94,17 @@ struct NBDTransmission: ~Copyable {
             }
         }
         receiveBytesMax = Self.bufferBytes
+    }
+
+    // Lets requests come in, if the client has a queue of them.
+    private mutating func gather() {
+        gathering.learn(
+            requests: answered.requests, bytes: answered.bytes, clientRanDry: clientRanDry)
+        answered = (0, 0)
+        clientRanDry = false
+        guard gathering.pauseNanoseconds > 0 else { return }
+        clinux_sleep_precisely(gathering.pauseNanoseconds)
+        clientRanDry = session.socket.untakenBytes == 0
     }
 
     private mutating func serve(_ request: NBDRequest) throws(Ending) {

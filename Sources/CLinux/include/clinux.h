@@ -48,6 +48,16 @@ int clinux_wait_readable(int fd, int timeout_milliseconds);
 /// accept4 with SOCK_CLOEXEC: the descriptor of the next client, or -1 with errno.
 int clinux_accept(int fd);
 
+/// Sleeps for at least this long, and hardly longer: without the usual slack of 50 µs.
+void clinux_sleep_precisely(int64_t nanoseconds);
+
+/// The bytes sent on a stream socket that the peer has not taken yet, counted with what holding
+/// them costs, or -1 with errno.
+int clinux_untaken_bytes(int fd);
+
+/// Has reading `fd` leave the time of last access alone, where the caller may ask for that.
+void clinux_keep_access_time(int fd);
+
 /// The size in bytes of a regular file or block device, or -1 with errno.
 int64_t clinux_size(int fd);
 
