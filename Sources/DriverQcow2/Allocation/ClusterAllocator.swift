@@ -35,7 +35,7 @@ final class ClusterAllocator: Sendable {
     /// Freed clusters are this many runs at most before somebody should flush.
     private static let freedRunsMax = 4096
 
-    private let file: HostFile
+    private let file: any StorageFile
     private let refcounts: Refcounts
     private let cache: L2Cache
     private let flushes: SharedFlush
@@ -48,7 +48,8 @@ final class ClusterAllocator: Sendable {
     private let state = HostMutex(State())
 
     init(
-        file: HostFile, refcounts: Refcounts, cache: L2Cache, flushes: SharedFlush, pool: IOPool
+        file: any StorageFile, refcounts: Refcounts, cache: L2Cache, flushes: SharedFlush,
+        pool: IOPool
     ) {
         self.file = file
         self.refcounts = refcounts

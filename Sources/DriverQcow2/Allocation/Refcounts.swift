@@ -20,14 +20,14 @@ final class Refcounts: Sendable {
     private static let cachedBytesMax = 4 << 20
 
     let geometry: Qcow2Geometry
-    private let file: HostFile
+    private let file: any StorageFile
     private let order: Int
     private let countsPerBlock: UInt64
     private let blocksMax: Int
     private let state: Mutex<State>
 
     /// Reads the refcount table and checks that the metadata that the header names is counted.
-    init(file: HostFile, header: Qcow2Header) throws(BlockError) {
+    init(file: any StorageFile, header: Qcow2Header) throws(BlockError) {
         geometry = header.geometry
         self.file = file
         order = header.refcountOrder

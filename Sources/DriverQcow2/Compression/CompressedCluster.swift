@@ -19,7 +19,7 @@ struct CompressedLocation: Equatable {
 
 /// Unpacks compressed clusters.
 struct CompressedCluster {
-    let file: HostFile
+    let file: any StorageFile
     let header: Qcow2Header
 
     /// Fills `destination`, one cluster long, with the cluster that `entry` describes. Blocks.

@@ -34,7 +34,7 @@ package final class Qcow2Device: BlockDevice {
     package let backing: (any BlockDevice)?
 
     let geometry: Qcow2Geometry
-    let file: HostFile
+    let file: any StorageFile
     let pool: IOPool
     let cache: L2Cache
     let clusters = ClusterLocks()
@@ -49,11 +49,11 @@ package final class Qcow2Device: BlockDevice {
     private static let l2CacheBytes = 32 << 20
 
     private init(
-        path: String, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool
+        file: any StorageFile, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool
     ) throws(BlockError) {
-        file = try HostFile(path: path, access: readOnly ? .readOnly : .readWrite)
+        self.file = file
         header = try Qcow2Header(file: file)
-        nodeName = path
+        nodeName = file.path
         lengthBytes = header.sizeBytes
         isReadOnly = readOnly
         self.backing = backing
@@ -64,7 +64,7 @@ package final class Qcow2Device: BlockDevice {
         if readOnly {
             allocator = nil
         } else {
-            try Self.checkWritable(header, path)
+            try Self.checkWritable(header, file.path)
             allocator = ClusterAllocator(
                 file: file, refcounts: try Refcounts(file: file, header: header), cache: cache,
                 flushes: SharedFlush(file: file, pool: pool), pool: pool)
@@ -105,7 +105,16 @@ package final class Qcow2Device: BlockDevice {
     package static func open(
         path: String, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool = .guest
     ) throws(BlockError) -> Qcow2Device {
-        try Qcow2Device(path: path, readOnly: readOnly, backing: backing, pool: pool)
+        try open(
+            file: HostFile(path: path, access: readOnly ? .readOnly : .readWrite),
+            readOnly: readOnly, backing: backing, pool: pool)
+    }
+
+    /// Opens the image in `file`. Blocks.
+    package static func open(
+        file: any StorageFile, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool = .guest
+    ) throws(BlockError) -> Qcow2Device {
+        try Qcow2Device(file: file, readOnly: readOnly, backing: backing, pool: pool)
     }
 
     package func flush() async throws(BlockError) {

@@ -9,7 +9,7 @@ struct HeaderParser {
     /// The first cluster, or less of it where the file is shorter.
     private let bytes: [UInt8]
 
-    init(file: HostFile) throws(BlockError) {
+    init(file: any StorageFile) throws(BlockError) {
         path = file.path
         fileBytes = try file.sizeBytes()
         var first = [UInt8](repeating: 0, count: Qcow2Layout.headerBytesV3 + 8)

@@ -54,7 +54,7 @@ extension Qcow2Header {
     }
 
     /// Reads and validates the header of the image in `file`.
-    init(file: HostFile) throws(BlockError) {
+    init(file: any StorageFile) throws(BlockError) {
         let parser = try HeaderParser(file: file)
         self = try parser.header()
     }

@@ -38,7 +38,7 @@ final class L2Cache: Sendable {
 
     let geometry: Qcow2Geometry
     let decoder: EntryDecoder
-    private let file: HostFile
+    private let file: any StorageFile
     private let l1Offset: UInt64
     private let residentMax: Int
     private let state: HostMutex<State>
@@ -46,7 +46,7 @@ final class L2Cache: Sendable {
     private let usesOfEpoch1 = Atomic(0)
 
     /// Reads the L1 table. `cacheBytes` bounds the memory for L2 tables.
-    init(file: HostFile, header: Qcow2Header, cacheBytes: Int) throws(BlockError) {
+    init(file: any StorageFile, header: Qcow2Header, cacheBytes: Int) throws(BlockError) {
         geometry = header.geometry
         decoder = EntryDecoder(path: file.path, geometry: geometry, version: header.version)
         self.file = file

@@ -15,7 +15,7 @@ package import BlockCore
 package final class Qcow2Writer: Sendable {
     private struct State {
         /// nil once finished or abandoned.
-        var file: HostFile?
+        var file: (any StorageFile)?
         var tables: WriterTables
         var nextCluster: UInt64 = 1
         var storedClusters: UInt64 = 0
@@ -137,7 +137,7 @@ package final class Qcow2Writer: Sendable {
         }
     }
 
-    private func openFile(_ state: State) throws(BlockError) -> HostFile {
+    private func openFile(_ state: State) throws(BlockError) -> any StorageFile {
         guard let file = state.file else {
             throw BlockError(.invalid, "write", on: path, detail: "the image is closed already")
         }
@@ -150,7 +150,7 @@ package final class Qcow2Writer: Sendable {
         guard !range.isEmpty else { return }
         let count = geometry.clusters(for: range.lengthBytes)
         let (file, host, writeback) = try state.withLock {
-            (state) throws(BlockError) -> (HostFile, UInt64, ByteRange?) in
+            (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
             let file = try openFile(state)
             let first = state.nextCluster
             state.nextCluster += count
@@ -178,7 +178,7 @@ package final class Qcow2Writer: Sendable {
 
     /// `finish`, on the caller's thread.
     func finishBlocking() throws(BlockError) {
-        let file = try state.withLock { (state) throws(BlockError) -> HostFile in
+        let file = try state.withLock { (state) throws(BlockError) -> any StorageFile in
             let file = try openFile(state)
             try finish(&state, file)
             state.file = nil
@@ -187,7 +187,7 @@ package final class Qcow2Writer: Sendable {
         try file.flush()
     }
 
-    private func finish(_ state: inout State, _ file: HostFile) throws(BlockError) {
+    private func finish(_ state: inout State, _ file: any StorageFile) throws(BlockError) {
         try state.tables.writeAll(nextCluster: &state.nextCluster)
         var header = header
         header.l1Offset = state.nextCluster << UInt64(geometry.clusterBits)
@@ -219,7 +219,7 @@ package final class Qcow2Writer: Sendable {
 
     /// Writes `count` 16-bit refcounts of one, big-endian.
     private func writeOnes(
-        _ count: UInt64, at offset: UInt64, _ file: HostFile
+        _ count: UInt64, at offset: UInt64, _ file: any StorageFile
     ) throws(BlockError) {
         let piece = [UInt16](repeating: UInt16(1).bigEndian, count: Int(min(count, 1 << 19)))
         let bytes = piece.withUnsafeBytes { Array($0) }
