@@ -174,12 +174,16 @@ package final class RecordingFile: StorageFile {
 }
 
 extension [RecordingFile.Operation] {
-    /// For a crash after the first `count` operations: the index of each of them that may be lost.
-    package func volatileIndices(before count: Int) -> [Int] {
+    /// For a crash at the end of the first `count` operations: the index of each that may be lost
+    /// in part or whole. If the last one was `unfinished`, it may be, too, and made nothing durable.
+    package func volatileIndices(before count: Int, unfinished: Bool) -> [Int] {
         var result: [Int] = []
         for index in 0..<count {
             switch self[index] {
+            case .flush where unfinished && index == count - 1: break
             case .flush: result = []
+            case .write(_, _, isDurable: true) where unfinished && index == count - 1:
+                result.append(index)
             case .write(_, _, isDurable: true):
                 result.removeAll { if case .truncate = self[$0] { true } else { false } }
             case .write, .zero, .truncate: result.append(index)
@@ -188,9 +192,27 @@ extension [RecordingFile.Operation] {
         return result
     }
 
-    /// Does the first `count` operations to `file`, without those of `lost`.
-    package func replay(_ count: Int, on file: MemoryFile, without lost: Set<Int> = []) {
-        for index in 0..<count where !lost.contains(index) { self[index].apply(to: file) }
+    /// Does the first `count` operations to `file`, without those of `lost`, and with each sector
+    /// of those of `torn` or without it as chance will have it.
+    package func replay(
+        _ count: Int, on file: MemoryFile, without lost: Set<Int>, torn: Set<Int>,
+        using random: inout SplitMix64
+    ) {
+        for index in 0..<count where !lost.contains(index) {
+            guard torn.contains(index), case .write(let offset, let bytes, _) = self[index] else {
+                self[index].apply(to: file)
+                continue
+            }
+            var done = 0
+            while done < bytes.count {
+                let next = Swift.min(
+                    done + 512 - (Int(offset) + done) % 512, bytes.count)
+                if Bool.random(using: &random) {
+                    file.put([UInt8](bytes[done..<next]), at: Int(offset) + done)
+                }
+                done = next
+            }
+        }
     }
 }
 

@@ -1,9 +1,13 @@
 package import BlockCore
 import Glibc
 
+// Zeroes and discards. Whole clusters change the mapping alone, or with subclusters whole
+// subclusters do; where a place is kept it is zeroed as well, at once: zeroes are what the guest
+// asked for, whether the mapping that says so reaches the medium before or after them.
+
 extension Qcow2Device {
     /// What becomes of clusters that are to read as zeroes.
-    private enum Zeroing {
+    enum Zeroing {
         /// Storage is kept, and zeroed where it is.
         case inPlace
         /// Storage is given back.
@@ -16,24 +20,28 @@ extension Qcow2Device {
         try checkWritable(range, "write zeroes")
         try await withTaskExecutorPreference(pool) { () async throws(BlockError) in
             try await prepare()
-            let (head, whole, tail) = split(range)
-            try await zeroPart(head)
-            try await zeroPart(tail)
-            if canBeZero {
-                try await zeroClusters(whole, mayUnmap ? .unmap : .inPlace)
-            } else {
-                try await writeZeroBytes(whole)
-            }
+            try await zero(range, mayUnmap ? .unmap : .inPlace)
         }
     }
 
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
-        let whole = split(range).whole
+        let whole = split(range, unitBytes: geometry.unitBytes).whole
         guard !whole.isEmpty, canBeZero else { return }
         try await withTaskExecutorPreference(pool) { () async throws(BlockError) in
             try await prepare()
-            try await zeroClusters(whole, .discard)
+            try await zero(whole, .discard)
+        }
+    }
+
+    /// `writeZeroes` or `discard` on the pool, of a prepared image.
+    func zero(_ range: ByteRange, _ zeroing: Zeroing) async throws(BlockError) {
+        let (head, whole, tail) = split(range, unitBytes: geometry.clusterBytes)
+        for edge in [head, tail] where !edge.isEmpty { try await zeroEdge(edge, zeroing) }
+        if canBeZero {
+            try await zeroClusters(whole, zeroing)
+        } else {
+            try await writeZeroBytes(whole)
         }
     }
 
@@ -41,7 +49,17 @@ extension Qcow2Device {
     /// does, and that shows the backing device.
     private var canBeZero: Bool { header.version >= 3 || backing == nil }
 
-    /// Makes a part of one cluster read as zeroes.
+    /// Zeroes a part of one cluster.
+    private func zeroEdge(_ edge: ByteRange, _ zeroing: Zeroing) async throws(BlockError) {
+        guard geometry.hasSubclusters else { return try await zeroPart(edge) }
+        let (head, units, tail) = split(edge, unitBytes: geometry.unitBytes)
+        try await zeroPart(head)
+        try await zeroPart(tail)
+        guard !units.isEmpty, !(try await zeroUnits(units, zeroing)) else { return }
+        if zeroing != .discard { try await zeroPart(units) }
+    }
+
+    /// Makes a part of one cluster read as zeroes by writing them.
     private func zeroPart(_ range: ByteRange) async throws(BlockError) {
         guard !range.isEmpty else { return }
         let extents = try await extents(in: range, limit: 8)
@@ -62,7 +80,45 @@ extension Qcow2Device {
         }
     }
 
-    private func zeroClusters(_ range: ByteRange, _ zeroing: Zeroing) async throws(BlockError) {
+    /// Zeroes whole subclusters of one cluster. Returns false if its content is elsewhere and must
+    /// be copied first.
+    private func zeroUnits(
+        _ range: ByteRange, _ zeroing: Zeroing
+    ) async throws(BlockError) -> Bool {
+        let start = range.offset.alignedDown(to: geometry.clusterBytes)
+        let cluster = ByteRange(offset: start, lengthBytes: geometry.clusterBytes)
+        return try await clusters.withLock(cluster) { () async throws(BlockError) -> Bool in
+            let isHidden = bytesInBacking(range) == 0 || zeroing == .discard
+            if isHidden && cache.l1Entry(geometry.l1Index(of: start)) == 0 { return true }
+            let old = try await entry(at: start)
+            if cache.decoder.isForeign(old) { return false }
+            try await makeTableOwn(geometry.l1Index(of: start))
+            let mask = units(of: range, in: cluster)
+            var new = old
+            if cache.decoder.isOwn(old) {
+                let host = old.host + (range.offset - start)
+                try await zeroStorage(
+                    ByteRange(offset: host, lengthBytes: range.lengthBytes), zeroing)
+                if zeroing == .inPlace {
+                    new.units |= (mask & ~old.units) << 32
+                } else {
+                    new.units = old.units & ~mask | mask << 32
+                }
+            } else if !isHidden {
+                new.units |= mask << 32
+            }
+            if new != old {
+                try await pool.run { [cache, new] () throws(BlockError) in
+                    try cache.setEntries([new], from: start)
+                }
+            }
+            return true
+        }
+    }
+
+    private func zeroClusters(
+        _ range: ByteRange, _ zeroing: Zeroing
+    ) async throws(BlockError) {
         let allocator = try writableAllocator("write zeroes")
         var position = range.offset
         while position < range.end {
@@ -82,29 +138,31 @@ extension Qcow2Device {
         _ piece: ByteRange, _ zeroing: Zeroing, _ allocator: ClusterAllocator
     ) async throws(BlockError) {
         let l1Index = geometry.l1Index(of: piece.offset)
-        let hasBacking = bytesInBacking(piece) > 0
-        if cache.l1Entry(l1Index) == 0 && (!hasBacking || zeroing == .discard) { return }
-        try await makeTableOwn(l1Index)
+        // The raw data file must read like the image, whatever the mapping says.
+        if header.hasRawDataFile { try await zeroStorage(piece, zeroing) }
+        let isHidden = bytesInBacking(piece) == 0 || zeroing == .discard
+        if cache.l1Entry(l1Index) == 0 && isHidden { return }
         let count = Int(geometry.clusters(for: piece.lengthBytes))
         let old = try await pool.run { [cache] () throws(BlockError) in
             try cache.entries(from: piece.offset, count: count)
         }
+        try await makeTableOwn(l1Index)
         var new = old
         var freed: [ClusterRun] = []
         for (index, entry) in old.enumerated() {
-            if entry == 0 && (!hasBacking || zeroing == .discard) { continue }
-            let isZero = entry & (Qcow2Layout.zero | Qcow2Layout.compressed) == Qcow2Layout.zero
-            if isZero && zeroing == .inPlace { continue }
-            if zeroing == .inPlace && isOwnData(entry) {
-                let host = entry & Qcow2Layout.offsetMask
-                try await pool.run { [file, geometry] () throws(BlockError) in
-                    try file.writeZeroes(
-                        ByteRange(offset: host, lengthBytes: geometry.clusterBytes),
-                        mayUnmap: false)
-                }
+            if entry == .unallocated && isHidden { continue }
+            if cache.decoder.isOwn(entry) && (zeroing == .inPlace || header.hasDataFile) {
+                try await zeroStorage(
+                    ByteRange(offset: entry.host, lengthBytes: geometry.clusterBytes), zeroing)
+                new[index] = zeroed(entry, keepingStored: zeroing == .inPlace)
                 continue
             }
-            new[index] = backing != nil ? Qcow2Layout.zero : 0
+            if zeroing == .inPlace && reads(entry, asZeroesIfHidden: isHidden) { continue }
+            if geometry.hasSubclusters {
+                new[index] = L2Entry(word: 0, units: backing != nil ? L2Entry.allZero : 0)
+            } else {
+                new[index] = L2Entry(word: backing != nil ? Qcow2Layout.zero : 0)
+            }
             if new[index] != entry, let run = cache.decoder.storage(of: entry) {
                 freed.appendMerging(run)
             }
@@ -120,8 +178,35 @@ extension Qcow2Device {
         allocator.free(freed)
     }
 
-    private func isOwnData(_ entry: UInt64) -> Bool {
-        entry & Qcow2Layout.copied != 0
-            && entry & (Qcow2Layout.compressed | Qcow2Layout.zero) == 0
+    /// The entry of a cluster whose own place was zeroed.
+    private func zeroed(_ entry: L2Entry, keepingStored: Bool) -> L2Entry {
+        var new = entry
+        if geometry.hasSubclusters {
+            let stored = keepingStored ? entry.units & L2Entry.allStored : 0
+            new.units = stored | (L2Entry.allStored & ~stored) << 32
+        } else if !keepingStored {
+            new.word |= Qcow2Layout.zero
+        }
+        return new
+    }
+
+    /// Whether a cluster that has no place of its own reads as zeroes already.
+    private func reads(_ entry: L2Entry, asZeroesIfHidden isHidden: Bool) -> Bool {
+        if entry.isCompressed { return false }
+        if !geometry.hasSubclusters { return entry.word & Qcow2Layout.zero != 0 }
+        return !cache.decoder.isForeign(entry) && entry.units == L2Entry.allZero
+    }
+
+    private func zeroStorage(_ range: ByteRange, _ zeroing: Zeroing) async throws(BlockError) {
+        try await pool.run { [dataFile] () throws(BlockError) in
+            try dataFile.writeZeroes(range, mayUnmap: zeroing != .inPlace)
+        }
+    }
+
+    /// The L2 entry of the cluster at `start`.
+    private func entry(at start: UInt64) async throws(BlockError) -> L2Entry {
+        try await pool.run { [cache] () throws(BlockError) in
+            try cache.entries(from: start, count: 1)[0]
+        }
     }
 }

@@ -11,8 +11,9 @@ import Synchronization
 //
 // 1. Clusters in the reserve are counted and zero, durably (`ClusterAllocator`).
 // 2. A new L2 table is such a cluster; then the L1 entry refers to it.
-// 3. The data of a new cluster is written. What is copied from elsewhere to fill the cluster up is
-//    written durably: it was durable where it came from.
+// 3. The data of a new cluster is written. Where the guest saw anything but zeroes before, all of
+//    it is written durably: neither what is copied from elsewhere nor what is overwritten may be
+//    lost with a mapping that reaches the medium before the data does.
 // 4. The L2 entry refers to it. This is in the file, if not on the medium, before the write
 //    returns, so that killing the process loses nothing that was acknowledged.
 // 5. A flush makes all of it durable, and only then are clusters that were freed before given back.
@@ -24,9 +25,9 @@ import Synchronization
 /// An open qcow2 image; reads fall through to its backing device.
 package final class Qcow2Device: BlockDevice {
     package let nodeName: String
-    package let lengthBytes: UInt64
+    package var lengthBytes: UInt64 { length.load(ordering: .relaxed) }
     package let isReadOnly: Bool
-    package var allocationUnitBytes: UInt64 { geometry.clusterBytes }
+    package var allocationUnitBytes: UInt64 { geometry.unitBytes }
 
     /// The header as it was when the image was opened.
     package let header: Qcow2Header
@@ -35,13 +36,19 @@ package final class Qcow2Device: BlockDevice {
 
     let geometry: Qcow2Geometry
     let file: any StorageFile
+    /// Where data clusters are: the external data file, or the image itself.
+    let dataFile: any StorageFile
     let pool: IOPool
     let cache: L2Cache
+    let damage: Damage
     let clusters = ClusterLocks()
     /// Held while an L1 entry, or the header, changes.
     let tables = AsyncLock()
     /// nil for an image that is open for reading.
     let allocator: ClusterAllocator?
+    let regions: MetadataRegions?
+    let snapshots: SnapshotTable
+    let length: Atomic<UInt64>
     /// Whether the header allows guest data to change.
     let isPrepared: Atomic<Bool>
     let canReadNow = Atomic(true)
@@ -49,48 +56,49 @@ package final class Qcow2Device: BlockDevice {
     private static let l2CacheBytes = 32 << 20
 
     private init(
-        file: any StorageFile, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool
+        file: any StorageFile, header: Qcow2Header, dataFile: (any StorageFile)?, readOnly: Bool,
+        backing: (any BlockDevice)?, pool: IOPool
     ) throws(BlockError) {
         self.file = file
-        header = try Qcow2Header(file: file)
+        self.header = header
+        self.dataFile = dataFile ?? file
         nodeName = file.path
-        lengthBytes = header.sizeBytes
+        length = Atomic(header.sizeBytes)
         isReadOnly = readOnly
         self.backing = backing
         self.pool = pool
         geometry = header.geometry
-        cache = try L2Cache(file: file, header: header, cacheBytes: Self.l2CacheBytes)
-        isPrepared = Atomic(header.autoclear == 0)
-        if readOnly {
+        damage = Damage(file: file, header: header, isReadOnly: readOnly)
+        snapshots = try SnapshotTable(file: file, header: header)
+        isPrepared = Atomic(header.autoclear & ~Qcow2Layout.Autoclear.rawDataFile == 0)
+        let l1 = try file.readNumbers(Int(header.l1Count), at: header.l1Offset)
+        guard !readOnly else {
+            regions = nil
             allocator = nil
-        } else {
-            try Self.checkWritable(header, file.path)
-            allocator = ClusterAllocator(
-                file: file, refcounts: try Refcounts(file: file, header: header), cache: cache,
-                flushes: SharedFlush(file: file, pool: pool), pool: pool)
+            cache = try L2Cache(
+                file: file, header: header, l1: l1, regions: nil, damage: damage,
+                cacheBytes: Self.l2CacheBytes)
+            return
         }
-    }
-
-    /// Creates an image in which nothing is allocated at `path`, where there must be nothing.
-    ///
-    /// - Parameters:
-    ///   - lengthBytes: rounded up to a multiple of 512, as QEMU expects of an image.
-    ///   - clusterBytes: a power of two from 512 to 2 MiB.
-    ///   - backing: written to the header as given; nothing is opened.
-    package static func create(
-        path: String, lengthBytes: UInt64, clusterBytes: UInt64 = 65536,
-        backing: Qcow2Backing? = nil, pool: IOPool = .guest
-    ) throws(BlockError) {
-        let writer = try Qcow2Writer(
-            path: path, lengthBytes: lengthBytes, clusterBytes: clusterBytes, backing: backing,
-            pool: pool)
-        do throws(BlockError) {
-            try writer.finishBlocking()
-        } catch {
-            writer.abandon()
-            try? HostDirectory.removeFile(path)
-            throw error
-        }
+        try Self.checkWritable(header, file.path)
+        let refcountTable = try file.readNumbers(
+            Int(UInt64(header.refcountTableClusters) * header.clusterBytes / 8),
+            at: header.refcountTableOffset)
+        let regions = MetadataRegions(
+            header: header, l1: l1, refcountTable: refcountTable, snapshots: snapshots)
+        self.regions = regions
+        cache = try L2Cache(
+            file: file, header: header, l1: l1, regions: regions, damage: damage,
+            cacheBytes: Self.l2CacheBytes)
+        allocator = ClusterAllocator(
+            file: file, dataFile: dataFile,
+            refcounts: try Refcounts(
+                file: file, header: header, table: refcountTable, regions: regions,
+                damage: damage),
+            cache: cache, regions: regions, damage: damage, pool: pool)
+        // What reads as zeroes where data is going to be stored must do so durably: an earlier
+        // owner of the image may not have flushed.
+        if header.hasSubclusters || header.hasDataFile { try self.dataFile.flush() }
     }
 
     /// The header of the image at `path`, which names the backing file to open first.
@@ -98,23 +106,60 @@ package final class Qcow2Device: BlockDevice {
         try Qcow2Header(path: path)
     }
 
-    /// Opens the image at `path`. Blocks.
+    /// Opens the image at `path`, and the external data file that it may name. Blocks.
     ///
     /// - Parameter backing: the opened backing device, if the header names one; it belongs to the
     ///   caller, who closes it after this device.
     package static func open(
         path: String, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool = .guest
     ) throws(BlockError) -> Qcow2Device {
-        try open(
-            file: HostFile(path: path, access: readOnly ? .readOnly : .readWrite),
-            readOnly: readOnly, backing: backing, pool: pool)
+        let access: HostFile.Access = readOnly ? .readOnly : .readWrite
+        let file = try HostFile(path: path, access: access)
+        let header = try Qcow2Header(file: file)
+        var dataFile: HostFile?
+        if header.hasDataFile {
+            dataFile = try HostFile(path: dataFilePath(header, from: path), access: access)
+        }
+        return try Qcow2Device(
+            file: file, header: header, dataFile: dataFile, readOnly: readOnly, backing: backing,
+            pool: pool)
     }
 
-    /// Opens the image in `file`. Blocks.
+    /// Opens the image in `file`, with its data in `dataFile` if the header says that it is in an
+    /// external one. Blocks.
     package static func open(
-        file: any StorageFile, readOnly: Bool, backing: (any BlockDevice)?, pool: IOPool = .guest
+        file: any StorageFile, dataFile: (any StorageFile)? = nil, readOnly: Bool,
+        backing: (any BlockDevice)?, pool: IOPool = .guest
     ) throws(BlockError) -> Qcow2Device {
-        try Qcow2Device(file: file, readOnly: readOnly, backing: backing, pool: pool)
+        let header = try Qcow2Header(file: file)
+        guard header.hasDataFile == (dataFile != nil) else {
+            throw BlockError(
+                .invalid, "open", on: file.path,
+                detail: header.hasDataFile
+                    ? "the image keeps its data in an external file, which must be given"
+                    : "the image keeps its data itself, and an external file was given")
+        }
+        return try Qcow2Device(
+            file: file, header: header, dataFile: dataFile, readOnly: readOnly, backing: backing,
+            pool: pool)
+    }
+
+    /// The path of the external data file that the image at `path` names in `header`.
+    package static func dataFilePath(
+        _ header: Qcow2Header, from path: String
+    ) throws(BlockError) -> String {
+        guard let name = header.dataFileName, !name.isEmpty else {
+            throw BlockError(
+                .unsupported, "open", on: path,
+                detail: "the image keeps its data in an external file and does not name it")
+        }
+        if name.hasPrefix("/") { return name }
+        guard !name.hasPrefix("json:") else {
+            throw BlockError(
+                .unsupported, "open", on: path,
+                detail: "the external data file is named by options (\(name)); name its path")
+        }
+        return "\(HostDirectory.parent(of: path))/\(name)"
     }
 
     package func flush() async throws(BlockError) {

@@ -13,6 +13,13 @@ package struct Qcow2Backing: Sendable, Equatable {
     }
 }
 
+/// Where QEMU's persistent bitmaps are listed in an image.
+struct Qcow2BitmapDirectory: Sendable, Equatable {
+    var count: UInt32
+    var lengthBytes: UInt64
+    var offset: UInt64
+}
+
 /// The header of a qcow2 image, as far as this driver understands it.
 package struct Qcow2Header: Sendable, Equatable {
     /// How compressed clusters are compressed.
@@ -27,23 +34,40 @@ package struct Qcow2Header: Sendable, Equatable {
     /// The guest-visible size.
     package var sizeBytes: UInt64
     package var backing: Qcow2Backing?
-    package var compression: Compression
-    package var incompatible: UInt64
-    package var compatible: UInt64
-    package var autoclear: UInt64
-    package var snapshotCount: UInt32
+    /// The file that holds the guest's data, if that is not the image itself, as the header names
+    /// it: relative names are relative to the image's folder.
+    package var dataFileName: String?
+    package var compression: Compression = .deflate
+    package var incompatible: UInt64 = 0
+    package var compatible: UInt64 = 0
+    package var autoclear: UInt64 = 0
+    package var snapshotCount: UInt32 = 0
+    var snapshotOffset: UInt64 = 0
     /// The width of a refcount is two to this power, in bits.
-    package var refcountOrder: Int
+    package var refcountOrder: Int = 4
 
-    var l1Count: UInt32
-    var l1Offset: UInt64
-    var refcountTableOffset: UInt64
-    var refcountTableClusters: UInt32
+    var l1Count: UInt32 = 0
+    var l1Offset: UInt64 = 0
+    var refcountTableOffset: UInt64 = 0
+    var refcountTableClusters: UInt32 = 0
+    var bitmaps: Qcow2BitmapDirectory?
 
     package var clusterBytes: UInt64 { 1 << UInt64(clusterBits) }
 
+    /// Whether the guest's data is in a file of its own.
+    package var hasDataFile: Bool { incompatible & Qcow2Layout.Incompatible.externalData != 0 }
+
+    /// Whether that file is a raw image of its own, too.
+    package var hasRawDataFile: Bool {
+        hasDataFile && autoclear & Qcow2Layout.Autoclear.rawDataFile != 0
+    }
+
+    /// Whether clusters are made of 32 subclusters each.
+    package var hasSubclusters: Bool { incompatible & Qcow2Layout.Incompatible.extendedL2 != 0 }
+
     var geometry: Qcow2Geometry {
-        Qcow2Geometry(clusterBits: clusterBits, sizeBytes: sizeBytes)
+        Qcow2Geometry(
+            clusterBits: clusterBits, sizeBytes: sizeBytes, hasSubclusters: hasSubclusters)
     }
 }
 
@@ -57,54 +81,5 @@ extension Qcow2Header {
     init(file: any StorageFile) throws(BlockError) {
         let parser = try HeaderParser(file: file)
         self = try parser.header()
-    }
-
-    /// The header as the bytes of the image's first cluster, up to the end of what it says.
-    func encoded(on path: String) throws(BlockError) -> [UInt8] {
-        let name = Array((backing?.name ?? "").utf8)
-        let format = Array((backing?.format ?? "").utf8)
-        let extensionBytes = format.isEmpty ? 8 : 16 + (format.count + 7) / 8 * 8
-        let nameOffset = Qcow2Layout.headerBytesV3 + extensionBytes
-        guard name.count <= Qcow2Layout.backingNameBytesMax,
-            UInt64(nameOffset + name.count) <= clusterBytes
-        else {
-            throw BlockError(
-                .invalid, "write the header", on: path,
-                detail: "the backing file name has \(name.count) bytes, too many for the header")
-        }
-        var bytes = [UInt8](repeating: 0, count: nameOffset + name.count)
-        bytes.withUnsafeMutableBytes { (header: UnsafeMutableRawBufferPointer) in
-            encodeFields(into: header)
-            var offset = Qcow2Layout.headerBytesV3
-            if !format.isEmpty {
-                header.storeBigEndian(Qcow2Layout.Extension.backingFormat, at: offset)
-                header.storeBigEndian(UInt32(format.count), at: offset + 4)
-                for (index, byte) in format.enumerated() { header[offset + 8 + index] = byte }
-                offset += extensionBytes - 8
-            }
-            header.storeBigEndian(Qcow2Layout.Extension.end, at: offset)
-            guard !name.isEmpty else { return }
-            header.storeBigEndian(UInt64(nameOffset), at: Qcow2Layout.Field.backingOffset)
-            header.storeBigEndian(UInt32(name.count), at: Qcow2Layout.Field.backingBytes)
-            for (index, byte) in name.enumerated() { header[nameOffset + index] = byte }
-        }
-        return bytes
-    }
-
-    private func encodeFields(into header: UnsafeMutableRawBufferPointer) {
-        typealias Field = Qcow2Layout.Field
-        header.storeBigEndian(Qcow2Layout.magic, at: Field.magic)
-        header.storeBigEndian(version, at: Field.version)
-        header.storeBigEndian(UInt32(clusterBits), at: Field.clusterBits)
-        header.storeBigEndian(sizeBytes, at: Field.size)
-        header.storeBigEndian(l1Count, at: Field.l1Count)
-        header.storeBigEndian(l1Offset, at: Field.l1Offset)
-        header.storeBigEndian(refcountTableOffset, at: Field.refcountTableOffset)
-        header.storeBigEndian(refcountTableClusters, at: Field.refcountTableClusters)
-        header.storeBigEndian(incompatible, at: Field.incompatible)
-        header.storeBigEndian(compatible, at: Field.compatible)
-        header.storeBigEndian(autoclear, at: Field.autoclear)
-        header.storeBigEndian(UInt32(refcountOrder), at: Field.refcountOrder)
-        header.storeBigEndian(UInt32(Qcow2Layout.headerBytesV3), at: Field.headerBytes)
     }
 }

@@ -10,6 +10,9 @@ import Synchronization
 // A lookup hands out host offsets, which stay good until the caller says `end`: clusters that are
 // freed meanwhile must not be given to other data before. So lookups are counted, in one of two
 // epochs. Whoever frees clusters starts a new epoch and waits until the old one has drained.
+//
+// A table is checked when it is read: one without a flaw needs no checks at each lookup. Of one
+// with flaws each entry is checked when it is used, so that the sound ones stay readable.
 
 /// The guest-to-host mapping of one image.
 final class L2Cache: Sendable {
@@ -18,46 +21,31 @@ final class L2Cache: Sendable {
         fileprivate let epoch: Int
     }
 
-    /// Loads of one table that are under way, and the changes to it since the first began.
-    private struct Load {
-        var loaders = 0
-        var changes = 0
-    }
-
-    private struct State {
-        var l1: [UInt64]
-        /// By L1 index; empty where not in memory.
-        var tables: [[UInt64]]
-        var wasUsed: [Bool]
-        var resident: [Int] = []
-        var clockHand = 0
-        var loads: [Int: Load] = [:]
-        var epoch = 0
-        var hostEndBytes: UInt64
-    }
-
     let geometry: Qcow2Geometry
     let decoder: EntryDecoder
     private let file: any StorageFile
-    private let l1Offset: UInt64
-    private let residentMax: Int
-    private let state: HostMutex<State>
+    private let damage: Damage
+    /// What data must not overlap; nil for an image that is open for reading.
+    private let regions: MetadataRegions?
+    private let state: HostMutex<L2CacheState>
     private let usesOfEpoch0 = Atomic(0)
     private let usesOfEpoch1 = Atomic(0)
 
-    /// Reads the L1 table. `cacheBytes` bounds the memory for L2 tables.
-    init(file: any StorageFile, header: Qcow2Header, cacheBytes: Int) throws(BlockError) {
+    /// A cache for an image with the L1 table `l1`; `cacheBytes` bounds the memory for L2 tables.
+    init(
+        file: any StorageFile, header: Qcow2Header, l1: [UInt64], regions: MetadataRegions?,
+        damage: Damage, cacheBytes: Int
+    ) throws(BlockError) {
         geometry = header.geometry
-        decoder = EntryDecoder(path: file.path, geometry: geometry, version: header.version)
+        decoder = EntryDecoder(header)
         self.file = file
-        l1Offset = header.l1Offset
-        residentMax = max(4, cacheBytes / Int(geometry.clusterBytes))
-        let l1 = try file.readNumbers(Int(header.l1Count), at: header.l1Offset)
+        self.damage = damage
+        self.regions = regions
         state = HostMutex(
-            State(
-                l1: l1, tables: Array(repeating: [], count: l1.count),
-                wasUsed: Array(repeating: false, count: l1.count),
-                hostEndBytes: try file.sizeBytes().alignedUp(to: geometry.clusterBytes)))
+            L2CacheState(
+                l1: l1, l1Offset: header.l1Offset,
+                residentMax: max(4, cacheBytes / Int(header.clusterBytes)),
+                hostEndBytes: try file.sizeBytes().alignedUp(to: header.clusterBytes)))
     }
 
     /// Maps as much of `range` from its start as the tables in memory and the room in `runs` allow.
@@ -95,19 +83,38 @@ final class L2Cache: Sendable {
     /// The L1 entry that maps `guestOffset`.
     func l1Entry(_ l1Index: Int) -> UInt64 { state.withLock { $0.l1[l1Index] } }
 
+    /// All L1 entries.
+    var l1Entries: [UInt64] { state.withLock { $0.l1 } }
+
     /// Says up to where the host file may be referred to from now on.
     func setHostEnd(_ bytes: UInt64) { state.withLock { $0.hostEndBytes = bytes } }
 
-    /// `count` L2 entries from the one that maps `guestOffset`, all in one table.
-    func entries(from guestOffset: UInt64, count: Int) throws(BlockError) -> [UInt64] {
+    /// Puts a longer L1 table, which is in the file at `offset`, in the place of the present one.
+    func replaceL1(_ l1: [UInt64], at offset: UInt64) {
+        state.withLock { state in
+            state.l1 = l1
+            state.l1Offset = offset
+            state.grow(to: l1.count)
+        }
+    }
+
+    /// `count` valid L2 entries from the one that maps `guestOffset`, all in one table. Blocks.
+    func entries(from guestOffset: UInt64, count: Int) throws(BlockError) -> [L2Entry] {
         let l1Index = geometry.l1Index(of: guestOffset)
         let first = geometry.l2Index(of: guestOffset)
         while true {
             try load(l1Index)
-            let entries = state.withLock { state -> [UInt64]? in
-                if state.l1[l1Index] == 0 { return Array(repeating: 0, count: count) }
+            let entries = try state.withLock { (state) throws(BlockError) -> [L2Entry]? in
+                if state.l1[l1Index] == 0 {
+                    return Array(repeating: L2Entry.unallocated, count: count)
+                }
                 guard !state.tables[l1Index].isEmpty else { return nil }
-                return Array(state.tables[l1Index][first..<first + count])
+                var entries: [L2Entry] = []
+                entries.reserveCapacity(count)
+                for index in first..<first + count {
+                    entries.append(try entry(index, of: l1Index, state))
+                }
+                return entries
             }
             if let entries { return entries }
         }
@@ -115,36 +122,39 @@ final class L2Cache: Sendable {
 
     /// Changes the L2 entries from the one that maps `guestOffset`, in the file and then here. All
     /// are in one table, which must be the image's own, and the caller has their clusters locked.
-    func setEntries(_ entries: [UInt64], from guestOffset: UInt64) throws(BlockError) {
+    func setEntries(_ entries: [L2Entry], from guestOffset: UInt64) throws(BlockError) {
         let l1Index = geometry.l1Index(of: guestOffset)
-        let first = geometry.l2Index(of: guestOffset)
+        let first = geometry.l2Index(of: guestOffset) * geometry.entryWords
         let l1Entry = l1Entry(l1Index)
         precondition(l1Entry & Qcow2Layout.copied != 0)
-        let table = l1Entry & Qcow2Layout.offsetMask
+        let words = entries.words(entryWords: geometry.entryWords)
         do throws(BlockError) {
-            try file.writeNumbers(entries, at: table + UInt64(first * 8))
+            try file.writeNumbers(
+                words, at: l1Entry & Qcow2Layout.offsetMask + UInt64(first * 8))
         } catch {
             // How much of it reached the file is unknown: have it read again.
-            state.withLock { forget(l1Index, &$0) }
+            state.withLock { $0.forget(l1Index) }
             throw error
         }
         state.withLock { state in
             state.loads[l1Index]?.changes += 1
             guard !state.tables[l1Index].isEmpty else { return }
-            for (index, entry) in entries.enumerated() {
-                state.tables[l1Index][first + index] = entry
+            for (index, word) in words.enumerated() {
+                state.tables[l1Index][first + index] = word
             }
         }
     }
 
     /// Puts a new table, which is in the file at `host`, in the place of what the L1 entry names.
-    func setTable(_ l1Index: Int, host: UInt64, entries: [UInt64]) throws(BlockError) {
+    func setTable(_ l1Index: Int, host: UInt64, entries: [L2Entry]) throws(BlockError) {
         let entry = host | Qcow2Layout.copied
+        let l1Offset = state.withLock { $0.l1Offset }
         try file.writeNumbers([entry], at: l1Offset + UInt64(l1Index * 8))
         state.withLock { state in
             state.loads[l1Index]?.changes += 1
             state.l1[l1Index] = entry
-            insert(l1Index, entries, &state)
+            state.insert(
+                l1Index, entries.words(entryWords: geometry.entryWords), isSound: true)
         }
     }
 
@@ -153,11 +163,11 @@ final class L2Cache: Sendable {
         while true {
             let start = state.withLock { state -> (table: UInt64, changes: Int)? in
                 guard state.l1[l1Index] != 0, state.tables[l1Index].isEmpty else { return nil }
-                state.loads[l1Index, default: Load()].loaders += 1
+                state.loads[l1Index, default: L2CacheState.Load()].loaders += 1
                 return (state.l1[l1Index], state.loads[l1Index]!.changes)
             }
             guard let start else { return }
-            let loaded: Result<[UInt64], BlockError>
+            let loaded: Result<(words: [UInt64], isSound: Bool), BlockError>
             do throws(BlockError) {
                 loaded = .success(try readTable(start.table))
             } catch {
@@ -168,7 +178,9 @@ final class L2Cache: Sendable {
                 state.loads[l1Index]!.loaders -= 1
                 if state.loads[l1Index]!.loaders == 0 { state.loads[l1Index] = nil }
                 guard changes == start.changes else { return false }
-                if case .success(let entries) = loaded { insert(l1Index, entries, &state) }
+                if case .success(let table) = loaded {
+                    state.insert(l1Index, table.words, isSound: table.isSound)
+                }
                 return true
             }
             if isCurrent {
@@ -178,81 +190,87 @@ final class L2Cache: Sendable {
         }
     }
 
-    private func readTable(_ l1Entry: UInt64) throws(BlockError) -> [UInt64] {
+    private func readTable(
+        _ l1Entry: UInt64
+    ) throws(BlockError) -> (words: [UInt64], isSound: Bool) {
         let offset = l1Entry & Qcow2Layout.offsetMask
         let end = state.withLock { $0.hostEndBytes }
         guard l1Entry & Qcow2Layout.l1Reserved == 0, offset % geometry.clusterBytes == 0,
             offset != 0, offset < end
         else {
-            throw BlockError(
-                .corrupt, "map", on: file.path,
-                detail: "the L1 entry 0x\(String(l1Entry, radix: 16)) is invalid; "
-                    + "run qemu-img check")
+            throw damage.found("map", "the L1 entry 0x\(String(l1Entry, radix: 16)) is invalid")
         }
-        return try file.readNumbers(geometry.l2EntryCount, at: offset)
+        if let regions {
+            let cluster = ClusterRun(first: offset >> UInt64(geometry.clusterBits), count: 1)
+            let kind = regions.firstKind(in: cluster)
+            if let kind, kind != .l2Table {
+                throw damage.found("map", "the L2 table at \(offset) overlaps the \(kind.name)")
+            }
+        }
+        let words = try file.readNumbers(
+            geometry.l2EntryCount * geometry.entryWords, at: offset)
+        let isSound = (0..<geometry.l2EntryCount).allSatisfy {
+            problem(words.l2Entry($0, entryWords: geometry.entryWords), end) == nil
+        }
+        return (words, isSound)
+    }
+
+    private func problem(_ entry: L2Entry, _ hostEndBytes: UInt64) -> String? {
+        if let problem = decoder.problem(entry, hostEndBytes: hostEndBytes) { return problem }
+        guard let regions, let run = decoder.storage(of: entry) else { return nil }
+        return regions.firstKind(in: run).map { "overlaps the \($0.name)" }
+    }
+
+    @inline(__always)
+    private func entry(
+        _ index: Int, of l1Index: Int, _ state: borrowing L2CacheState
+    ) throws(BlockError) -> L2Entry {
+        let entry = state.tables[l1Index].l2Entry(index, entryWords: geometry.entryWords)
+        if !state.isSound[l1Index], let problem = problem(entry, state.hostEndBytes) {
+            throw damage.found(
+                "map", "the L2 entry 0x\(String(entry.word, radix: 16)) \(problem)")
+        }
+        return entry
     }
 
     /// The run at the start of `range`; nil if its table is not in memory.
-    private func map(_ range: ByteRange, _ state: inout State) throws(BlockError) -> MappedRun? {
-        let bits = UInt64(geometry.clusterBits)
+    private func map(
+        _ range: ByteRange, _ state: inout L2CacheState
+    ) throws(BlockError) -> MappedRun? {
         let l1Index = geometry.l1Index(of: range.offset)
-        let tableEnd = UInt64(l1Index + 1) << UInt64(geometry.l2CoverBits)
-        let end = min(range.end, tableEnd)
+        let end = min(range.end, UInt64(l1Index + 1) << UInt64(geometry.l2CoverBits))
         if state.l1[l1Index] == 0 {
             return MappedRun(kind: .unallocated, host: 0, lengthBytes: end - range.offset)
         }
         guard !state.tables[l1Index].isEmpty else { return nil }
         state.wasUsed[l1Index] = true
 
-        let first = geometry.l2Index(of: range.offset)
+        var index = geometry.l2Index(of: range.offset)
+        var unit = geometry.unitIndex(of: range.offset)
+        var entry = try entry(index, of: l1Index, state)
+        let (kind, host) = decoder.decode(entry, unit: unit)
         let inCluster = range.offset & (geometry.clusterBytes - 1)
-        let (kind, host) = try decoder.decode(
-            state.tables[l1Index][first], hostEndBytes: state.hostEndBytes)
-        let clusterStart = range.offset - inCluster
-        var count: UInt64 = 1
-        while kind != .compressed, clusterStart + count << bits < end {
-            let (nextKind, nextHost) = try decoder.decode(
-                state.tables[l1Index][first + Int(count)], hostEndBytes: state.hostEndBytes)
-            guard nextKind == kind, host == 0 || nextHost == host + count << bits else { break }
-            count += 1
+        if kind == .compressed {
+            let clusterEnd = range.offset - inCluster + geometry.clusterBytes
+            return MappedRun(
+                kind: kind, host: host, lengthBytes: min(clusterEnd, end) - range.offset)
         }
-        let runEnd = min(clusterStart + count << bits, end)
+        // Each unit begins at `position`; data goes on where the cluster is `clusterHost`.
+        var position = range.offset.alignedDown(to: geometry.unitBytes) + geometry.unitBytes
+        var clusterHost = host
+        while position < end {
+            unit += 1
+            if unit == geometry.unitsPerCluster {
+                unit = 0
+                index += 1
+                entry = try self.entry(index, of: l1Index, state)
+                if kind == .data || kind == .sharedData { clusterHost += geometry.clusterBytes }
+            }
+            guard decoder.decode(entry, unit: unit) == (kind, clusterHost) else { break }
+            position += geometry.unitBytes
+        }
         return MappedRun(
-            kind: kind, host: kind == .compressed || host == 0 ? host : host + inCluster,
-            lengthBytes: runEnd - range.offset)
-    }
-
-    private func insert(_ l1Index: Int, _ entries: [UInt64], _ state: inout State) {
-        if state.tables[l1Index].isEmpty {
-            if state.resident.count < residentMax {
-                state.resident.append(l1Index)
-            } else {
-                evictOne(&state, for: l1Index)
-            }
-        }
-        state.tables[l1Index] = entries
-        state.wasUsed[l1Index] = true
-    }
-
-    /// Gives the place of a table that was not used for a round of the clock to `l1Index`.
-    private func evictOne(_ state: inout State, for l1Index: Int) {
-        while true {
-            state.clockHand = (state.clockHand + 1) % state.resident.count
-            let candidate = state.resident[state.clockHand]
-            if state.wasUsed[candidate] && !state.tables[candidate].isEmpty {
-                state.wasUsed[candidate] = false
-            } else {
-                state.tables[candidate] = []
-                state.resident[state.clockHand] = l1Index
-                return
-            }
-        }
-    }
-
-    private func forget(_ l1Index: Int, _ state: inout State) {
-        state.loads[l1Index]?.changes += 1
-        state.tables[l1Index] = []
-        state.resident.removeAll { $0 == l1Index }
+            kind: kind, host: host + inCluster, lengthBytes: min(position, end) - range.offset)
     }
 
     @discardableResult
