@@ -19,11 +19,14 @@ import Testing
     }
 
     @Test func featuresThatAreMissingHereAreRefusedByName() throws {
-        for (bit, word) in [(2, "external"), (4, "subclusters"), (5, "0x20"), (63, "0x8000")] {
+        for (bit, word) in [(2, "external"), (5, "bit 5"), (63, "bit 63")] {
             let error = refusal { $0[Field.incompatible + 7 - bit / 8] |= 1 << UInt8(bit % 8) }
             #expect(error?.kind == .unsupported && "\(error!)".contains(word))
         }
-        #expect(refusal { $0[Field.encryption + 3] = 1 }?.kind == .unsupported)
+        for (method, word) in [(1, "AES"), (2, "LUKS")] as [(UInt8, String)] {
+            let error = refusal { $0[Field.encryption + 3] = method }
+            #expect(error?.kind == .unsupported && "\(error!)".contains(word))
+        }
         #expect(refusal { $0[Field.version + 3] = 4 }?.kind == .unsupported)
         #expect(refusal { $0[Field.magic] = 0 }?.kind == .invalid)
     }
@@ -39,6 +42,8 @@ import Testing
         #expect(refusal { $0[Field.refcountTableOffset + 1] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.refcountTableClusters] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.refcountOrder + 3] = 7 }?.kind == .corrupt)
+        // Subclusters, in clusters of 4 KiB.
+        #expect(refusal { $0[Field.incompatible + 7] |= 16 }?.kind == .corrupt)
         #expect(refusal { $0[Field.headerBytes + 3] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.backingOffset + 5] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.backingBytes + 2] = 0x7F }?.kind == .corrupt)

@@ -1,6 +1,6 @@
 import BlockCore
 
-extension HostFile {
+extension StorageFile {
     /// `count` big-endian numbers that lie one after the other at `offset`.
     func readNumbers(_ count: Int, at offset: UInt64) throws(BlockError) -> [UInt64] {
         guard count > 0 else { return [] }

@@ -6,7 +6,7 @@ import BlockCore
 /// came first is written to a cluster of its own then, and read again should it be touched again.
 struct WriterTables {
     private let geometry: Qcow2Geometry
-    private let file: HostFile
+    private let file: any StorageFile
     private let residentMax: Int
 
     private(set) var l1: [UInt64]
@@ -15,7 +15,7 @@ struct WriterTables {
     private var arrivals: [Int] = []
     private var oldest = 0
 
-    init(geometry: Qcow2Geometry, file: HostFile) {
+    init(geometry: Qcow2Geometry, file: any StorageFile) {
         self.geometry = geometry
         self.file = file
         residentMax = max(8, (16 << 20) / Int(geometry.clusterBytes))

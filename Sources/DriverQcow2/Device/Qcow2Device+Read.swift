@@ -30,7 +30,7 @@ extension Qcow2Device {
         switch run.kind {
         case .data, .sharedData:
             guard canReadNow.load(ordering: .relaxed) else { return false }
-            switch try file.readNow(at: run.host, into: part) {
+            switch try dataFile.readNow(at: run.host, into: part) {
             case .done: return true
             case .wouldBlock: return false
             case .unsupported:
@@ -94,8 +94,8 @@ extension Qcow2Device {
     ) async throws(BlockError) {
         switch run.kind {
         case .data, .sharedData:
-            try await pool.run { [file] () throws(BlockError) in
-                try file.read(at: run.host, into: part.bytes)
+            try await pool.run { [dataFile] () throws(BlockError) in
+                try dataFile.read(at: run.host, into: part.bytes)
             }
         case .zero:
             memset(part.bytes.baseAddress!, 0, part.count)

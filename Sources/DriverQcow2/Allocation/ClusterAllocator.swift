@@ -35,9 +35,13 @@ final class ClusterAllocator: Sendable {
     /// Freed clusters are this many runs at most before somebody should flush.
     private static let freedRunsMax = 4096
 
-    private let file: HostFile
+    private let file: any StorageFile
     private let refcounts: Refcounts
     private let cache: L2Cache
+    private let regions: MetadataRegions
+    private let damage: Damage
+    /// Of the external data file, if there is one: what refers to data comes after the data.
+    private let dataFlushes: SharedFlush?
     private let flushes: SharedFlush
     private let pool: IOPool
     private let geometry: Qcow2Geometry
@@ -48,17 +52,23 @@ final class ClusterAllocator: Sendable {
     private let state = HostMutex(State())
 
     init(
-        file: HostFile, refcounts: Refcounts, cache: L2Cache, flushes: SharedFlush, pool: IOPool
+        file: any StorageFile, dataFile: (any StorageFile)?, refcounts: Refcounts,
+        cache: L2Cache, regions: MetadataRegions, damage: Damage, pool: IOPool
     ) {
         self.file = file
         self.refcounts = refcounts
         self.cache = cache
-        self.flushes = flushes
+        self.regions = regions
+        self.damage = damage
         self.pool = pool
+        dataFlushes = dataFile.map { SharedFlush(file: $0, pool: pool) }
+        flushes = SharedFlush(file: file, pool: pool)
         geometry = refcounts.geometry
         let batchBytes = min(max(geometry.clusterBytes * 512, 16 << 20), 64 << 20)
+        let tables = geometry.l1Count + 4
         batchCount = min(
-            batchBytes / geometry.clusterBytes, geometry.clusterCount + geometry.l1Count + 4)
+            batchBytes / geometry.clusterBytes,
+            dataFile == nil ? geometry.clusterCount + tables : min(tables, 64))
         endAtOpen = refcounts.endCluster
         cache.setHostEnd(endAtOpen << UInt64(geometry.clusterBits))
     }
@@ -70,6 +80,29 @@ final class ClusterAllocator: Sendable {
             if let run = takeReserved(upTo: count) { return run }
             try await turn.withLock { () async throws(BlockError) in
                 if state.withLock({ $0.reservedCount }) == 0 { try await refill() }
+            }
+        }
+    }
+
+    /// Exactly `count` consecutive clusters like those of `take`.
+    func takeConsecutive(_ count: UInt64) async throws(BlockError) -> ClusterRun {
+        try await turn.withLock { () async throws(BlockError) in
+            let run = try await pool.run { [self] () throws(BlockError) in
+                try extend(by: count)
+            }
+            return run
+        }
+    }
+
+    /// The largest refcount that a cluster can have.
+    var countMax: UInt64 { refcounts.countMax }
+
+    /// Says, durably, how many mappings are going to refer to each cluster from `first` on, all of
+    /// them taken.
+    func setCounts(_ counts: [UInt64], from first: UInt64) async throws(BlockError) {
+        try await turn.withLock { () async throws(BlockError) in
+            try await pool.run { [self] () throws(BlockError) in
+                try refcounts.set(counts, from: first)
             }
         }
     }
@@ -96,8 +129,8 @@ final class ClusterAllocator: Sendable {
             }
             return state.drainings
         }
-        try await flushes.flush()
-        guard let draining else { return }
+        try await flushFiles()
+        guard let draining, !damage.isFound else { return }
         try await turn.withLock { () async throws(BlockError) in
             // Taken out before it is given back: what fails half-way is leaked, never lowered twice.
             let runs = state.withLock { state -> [ClusterRun] in
@@ -117,11 +150,18 @@ final class ClusterAllocator: Sendable {
         }
     }
 
+    /// Makes all that was written durable, the data before what refers to it.
+    private func flushFiles() async throws(BlockError) {
+        try await dataFlushes?.flush()
+        try await flushes.flush()
+    }
+
     /// Flushes and gives back all that is not in use. Nothing may be in flight or follow.
     func close() async throws(BlockError) {
         await state.withLock { $0.refill }?.value
         try await flush()
         try await flush()
+        if damage.isFound { return }
         try await turn.withLock { () async throws(BlockError) in
             let reserve = state.withLock { state in
                 defer {
@@ -175,6 +215,13 @@ final class ClusterAllocator: Sendable {
                 try refcounts.free(from: start, limit: batchCount)
             }
             state.withLock { $0.searchFrom = searched }
+            for run in found {
+                if let kind = regions.firstKind(in: run) {
+                    throw damage.found(
+                        "allocate clusters",
+                        "clusters from \(run.first) on count as free, but hold the \(kind.name)")
+                }
+            }
             if found.isEmpty {
                 let run = try await pool.run { [self] () throws(BlockError) in
                     try extend(by: batchCount)
@@ -262,9 +309,5 @@ final class ClusterAllocator: Sendable {
         }
     }
 
-    private func bytes(of run: ClusterRun) -> ByteRange {
-        ByteRange(
-            offset: run.first << UInt64(geometry.clusterBits),
-            lengthBytes: run.count << UInt64(geometry.clusterBits))
-    }
+    private func bytes(of run: ClusterRun) -> ByteRange { geometry.bytes(of: run) }
 }

@@ -6,6 +6,8 @@ enum Qcow2Layout {
     static let magic: UInt32 = 0x5146_49FB
     static let headerBytesV2 = 72
     static let headerBytesV3 = 104
+    /// With the compression type, which images need that are not compressed by deflate.
+    static let headerBytesLong = 112
     static let backingNameBytesMax = 1023
 
     static let clusterBitsMin = 9
@@ -13,6 +15,9 @@ enum Qcow2Layout {
     static let l1BytesMax: UInt64 = 32 << 20
     static let refcountTableBytesMax: UInt64 = 8 << 20
     static let refcountOrderMax = 6
+    static let snapshotsMax: UInt32 = 65536
+    /// Clusters with subclusters have at least 2 to this many bytes.
+    static let extendedClusterBitsMin = 14
 
     /// Bits 9–55: the host offset in L1, standard L2 and, but for its low bits, refcount tables.
     static let offsetMask: UInt64 = 0x00FF_FFFF_FFFF_FE00
@@ -53,6 +58,9 @@ enum Qcow2Layout {
     enum Extension {
         static let end: UInt32 = 0
         static let backingFormat: UInt32 = 0xE279_2ACA
+        static let featureNames: UInt32 = 0x6803_F857
+        static let bitmaps: UInt32 = 0x2385_2875
+        static let dataFile: UInt32 = 0x4441_5441
     }
 
     /// The incompatible feature bits: a reader must know all that are set.
@@ -62,37 +70,14 @@ enum Qcow2Layout {
         static let externalData: UInt64 = 1 << 2
         static let compressionType: UInt64 = 1 << 3
         static let extendedL2: UInt64 = 1 << 4
-    }
-}
-
-/// What follows from the cluster size and the image size.
-struct Qcow2Geometry: Sendable, Equatable {
-    let clusterBits: Int
-    let sizeBytes: UInt64
-
-    var clusterBytes: UInt64 { 1 << UInt64(clusterBits) }
-    /// L2 entries in one table, a table being one cluster of 8-byte entries.
-    var l2EntryCount: Int { 1 << (clusterBits - 3) }
-    /// The guest bytes that one L2 table maps.
-    var l2CoverBits: Int { clusterBits + clusterBits - 3 }
-    /// Guest clusters, the last perhaps in part.
-    var clusterCount: UInt64 { (sizeBytes + clusterBytes - 1) >> UInt64(clusterBits) }
-    /// The L1 entries that the size needs.
-    var l1Count: UInt64 {
-        (clusterCount + UInt64(l2EntryCount) - 1) >> UInt64(clusterBits - 3)
+        static let known = dirty | corrupt | externalData | compressionType | extendedL2
     }
 
-    /// The L1 entry that maps a guest offset.
-    func l1Index(of guestOffset: UInt64) -> Int { Int(guestOffset >> UInt64(l2CoverBits)) }
-
-    /// The entry within its L2 table that maps a guest offset.
-    func l2Index(of guestOffset: UInt64) -> Int {
-        Int(guestOffset >> UInt64(clusterBits)) & (l2EntryCount - 1)
-    }
-
-    /// The clusters that hold `bytes`.
-    func clusters(for bytes: UInt64) -> UInt64 {
-        (bytes + clusterBytes - 1) >> UInt64(clusterBits)
+    /// The autoclear feature bits: whoever does not keep what one stands for clears it.
+    enum Autoclear {
+        static let bitmaps: UInt64 = 1 << 0
+        /// The external data file is a raw image of its own.
+        static let rawDataFile: UInt64 = 1 << 1
     }
 }
 

@@ -20,27 +20,34 @@ final class Refcounts: Sendable {
     private static let cachedBytesMax = 4 << 20
 
     let geometry: Qcow2Geometry
-    private let file: HostFile
+    private let file: any StorageFile
+    private let regions: MetadataRegions
+    private let damage: Damage
     private let order: Int
     private let countsPerBlock: UInt64
     private let blocksMax: Int
     private let state: Mutex<State>
 
-    /// Reads the refcount table and checks that the metadata that the header names is counted.
-    init(file: HostFile, header: Qcow2Header) throws(BlockError) {
+    /// Takes `table`, read from the file, and checks that the metadata that the header names is
+    /// counted.
+    init(
+        file: any StorageFile, header: Qcow2Header, table: [UInt64], regions: MetadataRegions,
+        damage: Damage
+    ) throws(BlockError) {
         geometry = header.geometry
         self.file = file
+        self.regions = regions
+        self.damage = damage
         order = header.refcountOrder
         countsPerBlock = (header.clusterBytes * 8) >> UInt64(order)
         blocksMax = max(2, Self.cachedBytesMax / Int(header.clusterBytes))
-        let bytes = UInt64(header.refcountTableClusters) * header.clusterBytes
-        let table = try file.readNumbers(Int(bytes / 8), at: header.refcountTableOffset)
         state = Mutex(State(table: table, tableOffset: header.refcountTableOffset))
+        let fileEnd = geometry.clusters(for: try file.sizeBytes())
+        state.withLock { $0.endCluster = fileEnd }
 
         try checkCounted(0, "header")
         try checkCounted(header.refcountTableOffset, "refcount table")
         if header.l1Count > 0 { try checkCounted(header.l1Offset, "L1 table") }
-        let fileEnd = geometry.clusters(for: try file.sizeBytes())
         let end = max(fileEnd, try countedEnd())
         guard end <= Qcow2Layout.offsetMask >> UInt64(geometry.clusterBits) else {
             throw BlockError(
@@ -84,14 +91,27 @@ final class Refcounts: Sendable {
     /// Sets the refcounts of `run` to one, durably. Those without a block are left to `writeBlock`.
     func setOne(_ run: ClusterRun) throws(BlockError) {
         try state.withLock { (state) throws(BlockError) in
-            _ = try change(run, &state, durably: true) { _ in 1 }
+            _ = try change(run, &state, durably: true) { _, _ in 1 }
+        }
+    }
+
+    /// The largest refcount that the width of the image's refcounts allows.
+    var countMax: UInt64 { order == 6 ? .max : (1 << (1 << UInt64(order))) - 1 }
+
+    /// Sets the refcount of each cluster from `first` on to what `counts` says, durably.
+    func set(_ counts: [UInt64], from first: UInt64) throws(BlockError) {
+        try state.withLock { (state) throws(BlockError) in
+            let run = ClusterRun(first: first, count: UInt64(counts.count))
+            _ = try change(run, &state, durably: true) { cluster, _ in
+                counts[Int(cluster - first)]
+            }
         }
     }
 
     /// Takes one reference from each cluster of `run`; returns those that have none any more.
     func lower(_ run: ClusterRun) throws(BlockError) -> [ClusterRun] {
         try state.withLock { (state) throws(BlockError) in
-            try change(run, &state, durably: false) { $0 == 0 ? 0 : $0 - 1 }
+            try change(run, &state, durably: false) { $1 == 0 ? 0 : $1 - 1 }
         }
     }
 
@@ -135,6 +155,7 @@ final class Refcounts: Sendable {
                 try file.writeNumbers(
                     [offset], at: state.tableOffset + UInt64(number * 8), durably: true)
                 state.table[number] = offset
+                regions.add(ClusterRun(first: host, count: 1), .refcountBlock)
             }
         }
     }
@@ -169,6 +190,12 @@ final class Refcounts: Sendable {
             let old = ClusterRun(
                 first: state.tableOffset >> UInt64(geometry.clusterBits),
                 count: geometry.clusters(for: UInt64(state.table.count * 8)))
+            regions.remove(old)
+            regions.add(host, .refcountTable)
+            for block in table where block != 0 {
+                let cluster = ClusterRun(first: block >> UInt64(geometry.clusterBits), count: 1)
+                if regions.firstKind(in: cluster) == nil { regions.add(cluster, .refcountBlock) }
+            }
             state.table = table
             state.tableOffset = offset
             return old
@@ -212,11 +239,15 @@ final class Refcounts: Sendable {
         guard number < state.table.count, state.table[number] != 0 else { return nil }
         let offset = state.table[number]
         guard offset & Qcow2Layout.refcountTableReserved == 0, offset % geometry.clusterBytes == 0,
-            offset <= UInt64(Int64.max) - geometry.clusterBytes
+            offset >> UInt64(geometry.clusterBits) < state.endCluster
         else {
-            throw BlockError(
-                .corrupt, "read a refcount block", on: file.path,
-                detail: "block \(number) is said to be at \(offset); run qemu-img check -r all")
+            throw damage.found(
+                "read a refcount block", "block \(number) is said to be at \(offset)")
+        }
+        let cluster = ClusterRun(first: offset >> UInt64(geometry.clusterBits), count: 1)
+        if let kind = regions.firstKind(in: cluster), kind != .refcountBlock {
+            throw damage.found(
+                "read a refcount block", "block \(number) at \(offset) overlaps the \(kind.name)")
         }
         var bytes = [UInt8](repeating: 0, count: Int(geometry.clusterBytes))
         try bytes.withMutableBytes { (bytes) throws(BlockError) in
@@ -230,7 +261,8 @@ final class Refcounts: Sendable {
 
     /// Changes the refcounts of `run`, one write a block; returns the clusters that come to zero.
     private func change(
-        _ run: ClusterRun, _ state: inout State, durably: Bool, to next: (UInt64) -> UInt64
+        _ run: ClusterRun, _ state: inout State, durably: Bool,
+        to next: (_ cluster: UInt64, _ count: UInt64) -> UInt64
     ) throws(BlockError) -> [ClusterRun] {
         var zeroed: [ClusterRun] = []
         var cluster = run.first
@@ -245,7 +277,7 @@ final class Refcounts: Sendable {
             state.blocks[number] = nil
             for index in indices {
                 let before = block[index]
-                block[index] = next(before)
+                block[index] = next(cluster + UInt64(index - indices.lowerBound), before)
                 if before != 0 && block[index] == 0 {
                     zeroed.appendMerging(
                         ClusterRun(first: cluster + UInt64(index - indices.lowerBound), count: 1))

@@ -15,11 +15,16 @@ package import BlockCore
 package final class Qcow2Writer: Sendable {
     private struct State {
         /// nil once finished or abandoned.
-        var file: HostFile?
+        var file: (any StorageFile)?
         var tables: WriterTables
         var nextCluster: UInt64 = 1
-        var storedClusters: UInt64 = 0
+        var storedBytes: UInt64 = 0
         var writebackFrom: UInt64 = 0
+        var refcounts = WriterRefcounts()
+        /// Where the next compressed cluster goes, and the end of the room for it.
+        var packPosition: UInt64 = 0
+        var packLimit: UInt64 = 0
+        var compressors: [ClusterCompressor] = []
     }
 
     /// Writeback begins this far behind the newest cluster, in pieces of this size: far enough for
@@ -28,7 +33,8 @@ package final class Qcow2Writer: Sendable {
 
     private let path: String
     private let lengthBytes: UInt64
-    private let header: Qcow2Header
+    let header: Qcow2Header
+    private let isCompressing: Bool
     private let geometry: Qcow2Geometry
     private let pool: IOPool
     private let state: HostMutex<State>
@@ -42,59 +48,48 @@ package final class Qcow2Writer: Sendable {
     ///   - lengthBytes: any length; the image's size is the next multiple of 512.
     ///   - clusterBytes: a power of two from 512 to 2 MiB.
     ///   - backing: written to the header as given; nothing is opened.
-    package init(
+    ///   - compression: how clusters are compressed; nil to store them as they are.
+    package convenience init(
         path: String, lengthBytes: UInt64, clusterBytes: UInt64, backing: Qcow2Backing?,
-        pool: IOPool = .background
+        compression: Qcow2Header.Compression? = nil, pool: IOPool = .background
     ) throws(BlockError) {
-        header = try Self.header(
-            path: path, lengthBytes: lengthBytes, clusterBytes: clusterBytes, backing: backing)
+        var options = Qcow2Options(clusterBytes: clusterBytes)
+        options.compression = compression ?? .deflate
+        try self.init(
+            path: path, lengthBytes: lengthBytes, options: options, backing: backing,
+            isCompressing: compression != nil, pool: pool)
+    }
+
+    init(
+        path: String, lengthBytes: UInt64, options: Qcow2Options, backing: Qcow2Backing?,
+        isCompressing: Bool, pool: IOPool
+    ) throws(BlockError) {
+        header = try options.header(path: path, lengthBytes: lengthBytes, backing: backing)
         _ = try header.encoded(on: path)
         geometry = header.geometry
         self.path = path
         self.lengthBytes = lengthBytes
+        self.isCompressing = isCompressing
         self.pool = pool
         let file = try HostFile(path: path, access: .create)
         state = HostMutex(State(file: file, tables: WriterTables(geometry: geometry, file: file)))
     }
 
-    private static func header(
-        path: String, lengthBytes: UInt64, clusterBytes: UInt64, backing: Qcow2Backing?
-    ) throws(BlockError) -> Qcow2Header {
-        func invalid(_ detail: String) -> BlockError {
-            BlockError(.invalid, "create the image", on: path, detail: detail)
-        }
-        let bits = clusterBytes.trailingZeroBitCount
-        guard clusterBytes.isPowerOfTwo,
-            (Qcow2Layout.clusterBitsMin...Qcow2Layout.clusterBitsMax).contains(bits)
-        else {
-            throw invalid("clusters of \(clusterBytes) bytes; a power of two to 2 MiB is needed")
-        }
-        guard lengthBytes <= UInt64(1) << 56 else {
-            throw invalid("\(lengthBytes) bytes are more than the format holds")
-        }
-        let geometry = Qcow2Geometry(clusterBits: bits, sizeBytes: lengthBytes.alignedUp(to: 512))
-        guard geometry.l1Count * 8 <= Qcow2Layout.l1BytesMax else {
-            throw invalid(
-                "\(lengthBytes) bytes are too many for clusters of \(clusterBytes) bytes; "
-                    + "choose larger clusters")
-        }
-        return Qcow2Header(
-            version: 3, clusterBits: bits, sizeBytes: geometry.sizeBytes, backing: backing,
-            compression: .deflate, incompatible: 0, compatible: 0, autoclear: 0,
-            snapshotCount: 0, refcountOrder: 4, l1Count: UInt32(geometry.l1Count), l1Offset: 0,
-            refcountTableOffset: 0, refcountTableClusters: 0)
-    }
-
-    /// The bytes of data clusters written so far.
-    package var storedBytes: UInt64 {
-        state.withLock { $0.storedClusters } << UInt64(geometry.clusterBits)
-    }
+    /// The bytes that the data written so far takes in the file.
+    package var storedBytes: UInt64 { state.withLock { $0.storedBytes } }
 
     /// Stores `source` at `guestOffset`, a multiple of the cluster size, as is its length unless it
     /// ends where the image does. Each cluster may be written once.
     package func write(at guestOffset: UInt64, from source: BufferSlice) async throws(BlockError) {
         try await pool.run { [self] () throws(BlockError) in
-            try store(source, at: guestOffset)
+            let range = ByteRange(offset: guestOffset, lengthBytes: UInt64(source.count))
+            try check(range, "write")
+            guard !range.isEmpty else { return }
+            if isCompressing {
+                try compress(source, at: guestOffset)
+            } else {
+                try store(source, at: guestOffset)
+            }
         }
     }
 
@@ -137,7 +132,7 @@ package final class Qcow2Writer: Sendable {
         }
     }
 
-    private func openFile(_ state: State) throws(BlockError) -> HostFile {
+    private func openFile(_ state: State) throws(BlockError) -> any StorageFile {
         guard let file = state.file else {
             throw BlockError(.invalid, "write", on: path, detail: "the image is closed already")
         }
@@ -145,16 +140,13 @@ package final class Qcow2Writer: Sendable {
     }
 
     private func store(_ source: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
-        let range = ByteRange(offset: guestOffset, lengthBytes: UInt64(source.count))
-        try check(range, "write")
-        guard !range.isEmpty else { return }
-        let count = geometry.clusters(for: range.lengthBytes)
+        let count = geometry.clusters(for: UInt64(source.count))
         let (file, host, writeback) = try state.withLock {
-            (state) throws(BlockError) -> (HostFile, UInt64, ByteRange?) in
+            (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
             let file = try openFile(state)
             let first = state.nextCluster
             state.nextCluster += count
-            state.storedClusters += count
+            state.storedBytes += count << UInt64(geometry.clusterBits)
             try state.tables.map(
                 from: guestOffset, count: Int(count), nextCluster: &state.nextCluster,
                 entry: { index in
@@ -168,6 +160,76 @@ package final class Qcow2Writer: Sendable {
         if let writeback { file.startWriteback(writeback) }
     }
 
+    /// Stores each cluster of `source` in compressed form, where that is shorter.
+    private func compress(_ source: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
+        let clusterBytes = Int(geometry.clusterBytes)
+        let idle = state.withLock { $0.compressors.popLast() }
+        let compressor: ClusterCompressor
+        if let idle {
+            compressor = idle
+        } else {
+            compressor = try ClusterCompressor(header.compression, clusterBytes: clusterBytes)
+        }
+        defer { state.withLock { $0.compressors.append(compressor) } }
+        let packed = BufferPool.shared.take(clusterBytes).prefix(clusterBytes)
+        var done = 0
+        while done < source.count {
+            let cluster = source.slice(done, min(clusterBytes, source.count - done))
+            let offset = guestOffset + UInt64(done)
+            if let count = compressor.pack(
+                cluster.padded(to: clusterBytes).readOnlyBytes, into: packed.bytes)
+            {
+                try storePacked(packed.slice(0, count), at: offset)
+            } else {
+                try store(cluster, at: offset)
+            }
+            done += cluster.count
+        }
+    }
+
+    private func storePacked(_ form: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
+        let (file, host, writeback) = try state.withLock {
+            (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
+            let file = try openFile(state)
+            let (host, entry) = placePacked(form.count, &state)
+            state.storedBytes += UInt64(form.count)
+            try state.tables.map(
+                from: guestOffset, count: 1, nextCluster: &state.nextCluster,
+                entry: { _ in entry })
+            return (file, host, nextWriteback(&state))
+        }
+        try turn.withLock { (_) throws(BlockError) in
+            try file.write(at: host, from: form.readOnlyBytes)
+        }
+        if let writeback { file.startWriteback(writeback) }
+    }
+
+    /// Finds room for a compressed form of `count` bytes: behind the last one if there is any left
+    /// or if more follows, else in a new cluster.
+    private func placePacked(
+        _ count: Int, _ state: inout State
+    ) -> (host: UInt64, entry: UInt64) {
+        while true {
+            let newest = state.nextCluster << UInt64(geometry.clusterBits)
+            if state.packPosition + UInt64(count) > state.packLimit {
+                if state.packLimit != newest { state.packPosition = newest }
+                state.nextCluster += geometry.clusters(
+                    for: state.packPosition + UInt64(count) - newest)
+                state.packLimit = state.nextCluster << UInt64(geometry.clusterBits)
+            }
+            let host = state.packPosition
+            let entry = CompressedLocation.entry(
+                offset: host, packedBytes: count, clusterBits: geometry.clusterBits)
+            let location = CompressedLocation(entry: entry, clusterBits: geometry.clusterBits)
+            if state.refcounts.add(geometry.clusters(of: location.range)) {
+                state.packPosition += UInt64(count)
+                return (host, entry)
+            }
+            // The cluster has as many references as can be counted: on to a new one.
+            state.packPosition = state.packLimit
+        }
+    }
+
     private func nextWriteback(_ state: inout State) -> ByteRange? {
         let newest = state.nextCluster << UInt64(geometry.clusterBits)
         guard newest >= state.writebackFrom + 2 * Self.writebackBytes else { return nil }
@@ -178,7 +240,7 @@ package final class Qcow2Writer: Sendable {
 
     /// `finish`, on the caller's thread.
     func finishBlocking() throws(BlockError) {
-        let file = try state.withLock { (state) throws(BlockError) -> HostFile in
+        let file = try state.withLock { (state) throws(BlockError) -> any StorageFile in
             let file = try openFile(state)
             try finish(&state, file)
             state.file = nil
@@ -187,7 +249,7 @@ package final class Qcow2Writer: Sendable {
         try file.flush()
     }
 
-    private func finish(_ state: inout State, _ file: HostFile) throws(BlockError) {
+    private func finish(_ state: inout State, _ file: any StorageFile) throws(BlockError) {
         try state.tables.writeAll(nextCluster: &state.nextCluster)
         var header = header
         header.l1Offset = state.nextCluster << UInt64(geometry.clusterBits)
@@ -197,7 +259,8 @@ package final class Qcow2Writer: Sendable {
         // An image has at least one cluster of L1, as QEMU expects even of an empty one.
         state.nextCluster += max(1, geometry.clusters(for: UInt64(header.l1Count) * 8))
 
-        let plan = RefcountPlan(clustersBefore: state.nextCluster, geometry: geometry)
+        let plan = RefcountPlan(
+            clustersBefore: state.nextCluster, geometry: geometry, order: header.refcountOrder)
         let blocksOffset = state.nextCluster << UInt64(geometry.clusterBits)
         header.refcountTableOffset = blocksOffset + plan.blockCount * geometry.clusterBytes
         header.refcountTableClusters = UInt32(plan.tableClusters)
@@ -207,51 +270,15 @@ package final class Qcow2Writer: Sendable {
                 detail: "the data needs larger clusters than \(geometry.clusterBytes) bytes")
         }
         try file.truncate(toBytes: plan.total * geometry.clusterBytes)
-        try writeOnes(plan.total, at: blocksOffset, file)
+        try state.refcounts.writeBlocks(
+            plan.total, at: blocksOffset, order: header.refcountOrder,
+            clusterBytes: geometry.clusterBytes, file: file)
         let blocks = (0..<plan.blockCount).map { blocksOffset + $0 * geometry.clusterBytes }
         try file.writeNumbers(blocks, at: header.refcountTableOffset)
 
         let bytes = try header.encoded(on: path)
         try bytes.withBytes { (bytes) throws(BlockError) in
             try file.write(at: 0, from: bytes)
-        }
-    }
-
-    /// Writes `count` 16-bit refcounts of one, big-endian.
-    private func writeOnes(
-        _ count: UInt64, at offset: UInt64, _ file: HostFile
-    ) throws(BlockError) {
-        let piece = [UInt16](repeating: UInt16(1).bigEndian, count: Int(min(count, 1 << 19)))
-        let bytes = piece.withUnsafeBytes { Array($0) }
-        var done: UInt64 = 0
-        while done < count {
-            let now = min(count - done, UInt64(piece.count))
-            try bytes.withBytes { (bytes) throws(BlockError) in
-                try file.write(
-                    at: offset + done * 2,
-                    from: UnsafeRawBufferPointer(rebasing: bytes[..<Int(now * 2)]))
-            }
-            done += now
-        }
-    }
-}
-
-/// How many clusters 16-bit refcounts take that cover everything before them and themselves.
-struct RefcountPlan {
-    private(set) var blockCount: UInt64 = 0
-    private(set) var tableClusters: UInt64 = 1
-    /// All clusters of the file.
-    private(set) var total: UInt64
-
-    init(clustersBefore: UInt64, geometry: Qcow2Geometry) {
-        total = clustersBefore
-        while true {
-            total = clustersBefore + blockCount + tableClusters
-            let blocks = geometry.clusters(for: total * 2)
-            let tables = geometry.clusters(for: blocks * 8)
-            if blocks == blockCount && tables <= tableClusters { return }
-            blockCount = blocks
-            tableClusters = max(tables, 1)
         }
     }
 }

@@ -2,24 +2,9 @@ import BlockCore
 import CZlib
 import CZstd
 
-/// Where the compressed form of a cluster lies in the file.
-struct CompressedLocation: Equatable {
-    let offset: UInt64
-    /// Up to the end of the last sector that it touches; the form itself may end before.
-    let lengthBytes: UInt64
-
-    init(entry: UInt64, clusterBits: Int) {
-        let offsetBits = UInt64(62 - (clusterBits - 8))
-        let sectorMask = (UInt64(1) << (62 - offsetBits)) - 1
-        offset = entry & ((UInt64(1) << offsetBits) - 1)
-        let moreSectors = (entry >> offsetBits) & sectorMask
-        lengthBytes = (moreSectors + 1) * 512 - (offset & 511)
-    }
-}
-
 /// Unpacks compressed clusters.
 struct CompressedCluster {
-    let file: HostFile
+    let file: any StorageFile
     let header: Qcow2Header
 
     /// Fills `destination`, one cluster long, with the cluster that `entry` describes. Blocks.
@@ -80,8 +65,7 @@ struct CompressedCluster {
 
     private func failure(_ location: CompressedLocation, _ detail: String) -> BlockError {
         BlockError(
-            .corrupt, "read a compressed cluster", on: file.path,
-            range: ByteRange(offset: location.offset, lengthBytes: location.lengthBytes),
+            .corrupt, "read a compressed cluster", on: file.path, range: location.range,
             detail: detail)
     }
 }
