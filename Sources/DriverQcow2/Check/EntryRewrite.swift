@@ -6,7 +6,7 @@ struct EntryRewrite {
     /// Gathered offsets of L2 tables before they are looked at.
     private static let gatheredMax = 4 << 20
 
-    let file: HostFile
+    let file: any StorageFile
     let header: StoredHeader
     /// What refers to the clusters of the window.
     let counts: ReferenceCounts
@@ -19,9 +19,9 @@ struct EntryRewrite {
     ) throws(BlockError) {
         try rewriteL1(header.l1Offset, UInt64(header.l1Count), change)
         guard snapshots else { return }
-        let table: SnapshotTable
+        let table: StoredSnapshots
         do throws(BlockError) {
-            table = try SnapshotTable(file: file, header: header)
+            table = try StoredSnapshots(file: file, header: header)
         } catch {
             // The check has reported it; their tables cannot be found.
             guard error.kind == .corrupt else { throw error }
@@ -68,13 +68,18 @@ struct EntryRewrite {
         for offset in tables where offset != previous {
             previous = offset
             guard offset % header.clusterBytes == 0, isOnly(.table, at: offset) else { continue }
-            let old = try EntryTable(file: file, header: header, at: offset)
-            if old.isEmpty { continue }
-            var new = old
-            for index in 0..<old.count where old[index] != TableEntry(raw: 0) {
-                new[index] = try change(old[index], false)
+            var table = try EntryTable(file: file, header: header, at: offset)
+            var hasChanged = false
+            var index = table.next(from: 0)
+            while let used = index {
+                let new = try change(table[used], false)
+                if new != table[used] {
+                    table[used] = new
+                    hasChanged = true
+                }
+                index = table.next(from: used + 1)
             }
-            if new.numbers != old.numbers { try file.writeNumbers(new.numbers, at: offset) }
+            if hasChanged { try table.write(to: file, at: offset) }
         }
         tables.removeAll(keepingCapacity: true)
     }

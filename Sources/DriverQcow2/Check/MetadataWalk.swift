@@ -22,7 +22,7 @@ struct MetadataWalk {
 
     private static let gatheredMax = 4 << 20
 
-    let file: HostFile
+    let file: any StorageFile
     let header: StoredHeader
     let refcounts: RefcountReader
     let scope: Scope
@@ -35,7 +35,7 @@ struct MetadataWalk {
     private var gathered: [UInt64] = []
 
     init(
-        file: HostFile, header: StoredHeader, refcounts: RefcountReader, scope: Scope,
+        file: any StorageFile, header: StoredHeader, refcounts: RefcountReader, scope: Scope,
         window: Range<UInt64>, report: Qcow2CheckReport
     ) throws(BlockError) {
         self.file = file
@@ -141,20 +141,18 @@ struct MetadataWalk {
             return
         }
         let table = try EntryTable(file: file, header: header, at: offset)
-        // Most tables of a sparse image are empty; it is cheaper to see that at once.
-        if table.isEmpty { return }
         var use = TableUse(times: times, isActive: isActive)
-        for index in 0..<table.count {
-            let entry = table[index]
-            if entry.raw == 0 && entry.subclusters == 0 { continue }
-            try follow(entry, &use)
+        var index = table.next(from: 0)
+        while let used = index {
+            try follow(table[used], &use)
+            index = table.next(from: used + 1)
         }
     }
 
     private mutating func walkSnapshots() throws(BlockError) {
-        let table: SnapshotTable
+        let table: StoredSnapshots
         do throws(BlockError) {
-            table = try SnapshotTable(file: file, header: header)
+            table = try StoredSnapshots(file: file, header: header)
         } catch {
             guard error.kind == .corrupt else { throw error }
             note(.snapshotTable, at: header.snapshotOffset, error.detail ?? "it cannot be read")
@@ -166,10 +164,11 @@ struct MetadataWalk {
                 .snapshotTable, at: header.snapshotOffset, "snapshots, and external data")
         }
         for (index, snapshot) in table.snapshots.enumerated() {
-            if header.version >= 3, snapshot.extraBytes < SnapshotTable.extraBytesOfVersion3 {
+            if header.version >= 3, snapshot.extraBytes < StoredSnapshots.extraBytesOfVersion3 {
                 note(.snapshotTable, at: header.snapshotOffset, "entry \(index) is incomplete")
             }
             let bytes = UInt64(snapshot.l1Count) * 8
+            if bytes == 0 && snapshot.l1Offset % header.clusterBytes == 0 { continue }
             guard snapshot.l1Offset % header.clusterBytes == 0, bytes <= Qcow2Layout.l1BytesMax
             else {
                 note(
@@ -206,9 +205,9 @@ struct MetadataWalk {
     }
 
     private mutating func walkBitmaps() throws(BlockError) {
-        let directory: BitmapDirectory?
+        let directory: StoredBitmaps?
         do throws(BlockError) {
-            directory = try BitmapDirectory(file: file, header: header)
+            directory = try StoredBitmaps(file: file, header: header)
         } catch {
             guard error.kind == .corrupt else { throw error }
             note(.bitmaps, at: 0, error.detail ?? "the directory cannot be read")
@@ -232,7 +231,7 @@ struct MetadataWalk {
             let offset = bitmap.tableOffset + done * 8
             for entry in try file.readNumbers(Int(piece), at: offset) where entry != 0 {
                 let place = entry & Qcow2Layout.offsetMask
-                guard entry & BitmapDirectory.entryReserved == 0,
+                guard entry & StoredBitmaps.entryReserved == 0,
                     place % header.clusterBytes == 0, place == 0 || entry & 1 == 0
                 else {
                     note(.bitmaps, at: offset, "\(name) has an entry \(entry)")

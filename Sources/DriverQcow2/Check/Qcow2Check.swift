@@ -24,13 +24,20 @@ package enum Qcow2Check {
     }
 
     /// Checks the image in `file`.
-    static func run(file: HostFile) throws(BlockError) -> Qcow2CheckReport {
+    static func run(file: any StorageFile) throws(BlockError) -> Qcow2CheckReport {
         let header = try StoredHeader(file: file)
         let refcounts = try RefcountReader(file: file, header: header)
         var report = Qcow2CheckReport()
         report.isMarkedDirty = header.isDirty
         report.isMarkedCorrupt = header.isCorrupt
         report.clusterCount = header.clusters(for: header.sizeBytes)
+        if header.autoclear & Qcow2Layout.Autoclear.rawDataFile != 0 && !header.hasExternalData {
+            report.add(
+                .reservedBits, at: UInt64(Qcow2Layout.Field.autoclear),
+                "the header speaks of a raw data file, and there is none")
+        }
+        // Refcounts of clusters that the file does not have count for nothing.
+        let fileEnd = header.clusters(for: try file.sizeBytes())
         var end: UInt64 = 0
         for window in try windows(file: file, header: header) {
             let isFirst = window.lowerBound == 0
@@ -40,7 +47,8 @@ package enum Qcow2Check {
                 report: report)
             try walk.run()
             report = walk.report
-            let last = try compare(walk.counts, refcounts, header, into: &report)
+            let last = try compare(
+                walk.counts, refcounts, header, fileEnd: fileEnd, into: &report)
             if let last { end = last + 1 }
         }
         report.imageEndBytes = end << UInt64(header.clusterBits)
@@ -49,7 +57,7 @@ package enum Qcow2Check {
 
     /// The parts of the file that are looked at one after the other, each whole refcount blocks.
     static func windows(
-        file: HostFile, header: StoredHeader, upTo end: UInt64 = 0
+        file: any StorageFile, header: StoredHeader, upTo end: UInt64 = 0
     ) throws(BlockError) -> [Range<UInt64>] {
         // One more than the file has: its last cluster may be there in part.
         let count = max(header.clusters(for: try file.sizeBytes()) + 1, end)
@@ -66,7 +74,7 @@ package enum Qcow2Check {
     /// Compares references with refcounts; returns the last cluster that has either.
     private static func compare(
         _ counts: ReferenceCounts, _ refcounts: RefcountReader, _ header: StoredHeader,
-        into report: inout Qcow2CheckReport
+        fileEnd: UInt64, into report: inout Qcow2CheckReport
     ) throws(BlockError) -> UInt64? {
         var last = counts.last
         var cluster = counts.window.lowerBound
@@ -77,6 +85,7 @@ package enum Qcow2Check {
             // What stands in a block that cannot be found is unknown; the walk has said so.
             if !refcounts.isBroken(number) {
                 for cluster in cluster..<end {
+                    if cluster >= fileEnd && counts.count(of: cluster) == 0 { continue }
                     let stored = block?[Int(cluster % refcounts.countsPerBlock)] ?? 0
                     if stored > 0 { last = max(last ?? 0, cluster) }
                     compare(cluster, stored, counts, header, &report)

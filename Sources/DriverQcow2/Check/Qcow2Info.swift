@@ -47,12 +47,12 @@ package struct Qcow2Info: Sendable {
         var snapshots: [Qcow2Snapshot] = []
         var bitmaps: [Qcow2Bitmap] = []
         do throws(BlockError) {
-            snapshots = try SnapshotTable(file: file, header: header).snapshots
+            snapshots = try StoredSnapshots(file: file, header: header).snapshots
         } catch {
             problems.append("\(error)")
         }
         do throws(BlockError) {
-            bitmaps = try BitmapDirectory(file: file, header: header)?.bitmaps ?? []
+            bitmaps = try StoredBitmaps(file: file, header: header)?.bitmaps ?? []
         } catch {
             problems.append("\(error)")
         }

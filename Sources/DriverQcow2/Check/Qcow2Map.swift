@@ -23,7 +23,7 @@ package final class Qcow2Map {
     /// The file that has the data: the image's own path, or that of the external data file.
     package let dataPath: String
 
-    private let file: HostFile
+    private let file: any StorageFile
     private let header: StoredHeader
     private let l1: [UInt64]
     /// The table that was looked at last, by its L1 index.
@@ -35,7 +35,7 @@ package final class Qcow2Map {
     }
 
     /// Reads the header and the L1 table of the image in `file`.
-    init(file: HostFile) throws(BlockError) {
+    init(file: any StorageFile) throws(BlockError) {
         let header = try StoredHeader(file: file)
         self.file = file
         self.header = header

@@ -35,8 +35,9 @@ extension Qcow2Check {
     /// Repairs the image at `path` if it is marked dirty: its writer kept refcounts lazily and was
     /// killed. For whoever is about to open it for writing. Blocks.
     package static func repairIfDirty(path: String) throws(BlockError) {
-        guard try Qcow2Header(path: path).incompatible & Qcow2Layout.Incompatible.dirty != 0
-        else { return }
+        guard try StoredHeader(file: HostFile(path: path, access: .readOnly)).isDirty else {
+            return
+        }
         let report = try repair(path: path, .all)
         guard report.verdict != .corrupt else {
             throw BlockError(
@@ -48,7 +49,7 @@ extension Qcow2Check {
 
     /// Repairs the image in `file`, and checks it again.
     static func repair(
-        file: HostFile, _ scope: Qcow2RepairScope
+        file: any StorageFile, _ scope: Qcow2RepairScope
     ) throws(BlockError) -> Qcow2CheckReport {
         let before = try run(file: file)
         let header = try StoredHeader(file: file)
@@ -83,7 +84,7 @@ extension Qcow2Check {
 
 /// The steps of a repair.
 struct ImageRepair {
-    let file: HostFile
+    let file: any StorageFile
     let header: StoredHeader
 
     /// Steps 1 to 4.
@@ -95,7 +96,8 @@ struct ImageRepair {
                 detail: "a cluster has more references than \(1 << header.refcountOrder)-bit "
                     + "refcounts can count; copy the image with qemu-img convert")
         }
-        let known: UInt64 = 3
+        typealias Bits = Qcow2Layout.Autoclear
+        let known = header.hasExternalData ? Bits.bitmaps | Bits.rawDataFile : Bits.bitmaps
         if header.autoclear & ~known != 0 {
             try writeNumber(header.autoclear & known, at: Qcow2Layout.Field.autoclear)
         }
@@ -121,9 +123,9 @@ struct ImageRepair {
     /// Writes the snapshot table anew to the end of the file, and then the refcounts that count it;
     /// only then the header refers to it. What the old one took is leaked until step 3.
     private func renewSnapshotTable() throws(BlockError) {
-        let table: SnapshotTable
+        let table: StoredSnapshots
         do throws(BlockError) {
-            table = try SnapshotTable(file: file, header: header, cut: true)
+            table = try StoredSnapshots(file: file, header: header, cut: true)
         } catch {
             guard error.kind == .corrupt else { throw error }
             return

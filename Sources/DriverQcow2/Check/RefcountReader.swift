@@ -8,11 +8,11 @@ final class RefcountReader {
     /// The entries of the refcount table.
     let table: [UInt64]
     let countsPerBlock: UInt64
-    private let file: HostFile
+    private let file: any StorageFile
     private let header: StoredHeader
     private var blocks: [Int: RefcountBlock] = [:]
 
-    init(file: HostFile, header: StoredHeader) throws(BlockError) {
+    init(file: any StorageFile, header: StoredHeader) throws(BlockError) {
         self.file = file
         self.header = header
         countsPerBlock = header.countsPerBlock

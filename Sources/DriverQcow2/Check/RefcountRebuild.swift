@@ -3,7 +3,7 @@ import BlockCore
 /// Writes all refcounts of an image anew, behind everything that is in the file, and switches the
 /// header to them. Until the switch the image is what it was.
 struct RefcountRebuild {
-    let file: HostFile
+    let file: any StorageFile
     let header: StoredHeader
     /// Whether refcounts that are higher than the references found are kept: not all references
     /// could be found.

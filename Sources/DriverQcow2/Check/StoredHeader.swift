@@ -70,7 +70,7 @@ struct StoredHeader: Sendable {
 
 extension StoredHeader {
     /// Reads the header of the image in `file`.
-    init(file: HostFile) throws(BlockError) {
+    init(file: any StorageFile) throws(BlockError) {
         self = try Reader(file: file).header()
     }
 
@@ -81,7 +81,7 @@ extension StoredHeader {
         let path: String
         var bytes: [UInt8]
 
-        init(file: HostFile) throws(BlockError) {
+        init(file: any StorageFile) throws(BlockError) {
             path = file.path
             bytes = try file.readBytes(Qcow2Layout.headerBytesV3 + 8, at: 0)
             let bits = number(Field.clusterBits, as: UInt32.self)
@@ -226,7 +226,7 @@ extension StoredHeader {
     }
 }
 
-extension HostFile {
+extension StorageFile {
     /// `count` bytes from `offset`; what lies beyond the end of the file is zeroes.
     func readBytes(_ count: Int, at offset: UInt64) throws(BlockError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)

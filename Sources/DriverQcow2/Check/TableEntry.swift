@@ -36,30 +36,66 @@ struct TableEntry: Equatable {
 }
 
 /// One L2 table in memory.
-struct EntryTable {
-    private(set) var numbers: [UInt64]
+struct EntryTable: Equatable {
+    private(set) var bytes: [UInt8]
     private let stride: Int
 
+    /// How much is skipped at once where it is all zero.
+    private static let stepBytes = 4096
+
     /// The table that lies at `offset`.
-    init(file: HostFile, header: StoredHeader, at offset: UInt64) throws(BlockError) {
-        numbers = try file.readNumbers(Int(header.clusterBytes) / 8, at: offset)
-        stride = header.l2EntryBytes / 8
+    init(file: any StorageFile, header: StoredHeader, at offset: UInt64) throws(BlockError) {
+        bytes = try file.readBytes(Int(header.clusterBytes), at: offset)
+        stride = header.l2EntryBytes
     }
 
-    var count: Int { numbers.count / stride }
+    var count: Int { bytes.count / stride }
 
-    /// Whether nothing is in it.
-    var isEmpty: Bool { !numbers.contains { $0 != 0 } }
+    /// The first entry from `index` on in which something is set; nil if there is none. Most
+    /// tables of a sparse image are nearly empty, and are to be passed quickly.
+    func next(from index: Int) -> Int? {
+        bytes.withUnsafeBytes { bytes in
+            var offset = index * stride
+            while offset < bytes.count {
+                let end = min((offset / Self.stepBytes + 1) * Self.stepBytes, bytes.count)
+                guard !UnsafeRawBufferPointer(rebasing: bytes[offset..<end]).isAllZero else {
+                    offset = end
+                    continue
+                }
+                while offset < end {
+                    let isUsed =
+                        bytes.bigEndian(at: offset, as: UInt64.self) != 0
+                        || stride == 16 && bytes.bigEndian(at: offset + 8, as: UInt64.self) != 0
+                    if isUsed { return offset / stride }
+                    offset += stride
+                }
+            }
+            return nil
+        }
+    }
 
     subscript(index: Int) -> TableEntry {
         get {
-            TableEntry(
-                raw: numbers[index * stride],
-                subclusters: stride == 2 ? numbers[index * stride + 1] : 0)
+            bytes.withUnsafeBytes { bytes in
+                TableEntry(
+                    raw: bytes.bigEndian(at: index * stride),
+                    subclusters: stride == 16 ? bytes.bigEndian(at: index * stride + 8) : 0)
+            }
         }
         set {
-            numbers[index * stride] = newValue.raw
-            if stride == 2 { numbers[index * stride + 1] = newValue.subclusters }
+            bytes.withUnsafeMutableBytes { bytes in
+                bytes.storeBigEndian(newValue.raw, at: index * stride)
+                if stride == 16 {
+                    bytes.storeBigEndian(newValue.subclusters, at: index * stride + 8)
+                }
+            }
+        }
+    }
+
+    /// Writes the table back to `offset`.
+    func write(to file: any StorageFile, at offset: UInt64) throws(BlockError) {
+        try bytes.withBytes { (bytes) throws(BlockError) in
+            try file.write(at: offset, from: bytes)
         }
     }
 }

@@ -256,8 +256,7 @@ package final class Qcow2Writer: Sendable {
         if state.tables.l1.contains(where: { $0 != 0 }) {
             try file.writeNumbers(state.tables.l1, at: header.l1Offset)
         }
-        // An image has at least one cluster of L1, as QEMU expects even of an empty one.
-        state.nextCluster += max(1, geometry.clusters(for: UInt64(header.l1Count) * 8))
+        state.nextCluster += geometry.clusters(for: UInt64(header.l1Count) * 8)
 
         let plan = RefcountPlan(
             clustersBefore: state.nextCluster, geometry: geometry, order: header.refcountOrder)

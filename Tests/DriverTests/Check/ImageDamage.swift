@@ -22,8 +22,8 @@ struct ImageDamage {
             let offsets = stride(from: Int(offset), to: Int(offset) + bytes, by: 8)
             places.append((name, offsets.filter { $0 + 8 <= fileBytes }))
         }
-        // The names that a header holds are left alone: what they name is looked for elsewhere.
-        add("header", 24, 80)
+        // Where the names in a header are is left alone: a checker needs no other files.
+        add("header", 24, 72)
         let l1Bytes = Int(header.l1Count) * 8
         add("L1", header.l1Offset, l1Bytes)
         add("refcount table", header.refcountTableOffset, min(clusterBytes, 64))
@@ -39,14 +39,14 @@ struct ImageDamage {
             add("refcount block", block, min(clusterBytes, 128))
             targets.append(block)
         }
-        let snapshots = try SnapshotTable(file: file, header: header)
+        let snapshots = try StoredSnapshots(file: file, header: header)
         if !snapshots.snapshots.isEmpty {
             add("snapshot table", header.snapshotOffset, Int(snapshots.lengthBytes))
             for snapshot in snapshots.snapshots {
                 add("snapshot's L1", snapshot.l1Offset, Int(snapshot.l1Count) * 8)
             }
         }
-        if let bitmaps = try BitmapDirectory(file: file, header: header) {
+        if let bitmaps = try StoredBitmaps(file: file, header: header) {
             add("bitmap directory", bitmaps.offset, Int(bitmaps.lengthBytes))
             for bitmap in bitmaps.bitmaps {
                 add("bitmap table", bitmap.tableOffset, Int(bitmap.tableCount) * 8)

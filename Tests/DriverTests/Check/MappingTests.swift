@@ -19,8 +19,10 @@ import Testing
         let other = directory.path("other.qcow2")
         try Tool.check(["qemu-img", "create", "-q", "-f", "qcow2", other, "0"])
         for path in [image, other] {
-            #expect(try Qcow2Check.run(path: path).verdict == .clean)
-            #expect(try QemuCheck(path).status == 0)
+            let report = try Qcow2Check.run(path: path)
+            #expect(report.verdict == .clean, "\(path): \(report.findings)")
+            let judge = try QemuCheck(path)
+            #expect(judge.status == 0, "\(path): \(judge.errors)")
             let device = try Qcow2Device.open(path: path, readOnly: false, backing: nil)
             #expect(device.lengthBytes == 0)
             await #expect(throws: BlockError.self) { try await device.bytes(at: 0, 1) }
@@ -45,9 +47,8 @@ import Testing
         }
         try await device.close()
         #expect(try Qcow2Check.run(path: image).allocatedCount == 0)
-        #expect(try kinds(0, 2 << 20) == [.zero])
-        #expect(try kinds(8 << 20, 2 << 20) == [.zero])
-        #expect(try kinds(2 << 20, 2 << 20) == [.unallocated])
+        // Over nothing, zeroes need not even be noted.
+        #expect(try kinds(0, 16 << 20).isSubset(of: [.zero, .unallocated]))
     }
 
     @Test func unmappingZeroesGiveStorageBackAndOthersKeepIt() async throws {
@@ -62,7 +63,7 @@ import Testing
         try await device.close()
         let report = try Qcow2Check.run(path: image)
         #expect(report.verdict == .clean && report.allocatedCount == 3 * 16)
-        #expect(try kinds(0, 1 << 20) == [.zero])
+        #expect(try kinds(0, 1 << 20).isSubset(of: [.zero, .unallocated]))
         #expect(try kinds(2 << 20, 2 << 20) == [.data])
         let read = try Tool.run([
             "qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0 0 2m", "-c", "read -P 5 2m 2m", image,

@@ -50,7 +50,7 @@ struct RefcountScrambler {
                 }
                 entries[index].raw ^= Qcow2Layout.copied
             }
-            try file.writeNumbers(entries.numbers, at: l2)
+            try entries.write(to: file, at: l2)
         }
     }
 }

@@ -32,7 +32,7 @@ import Testing
             let judge = try QemuCheck(image)
             #expect(judge.status == 0, "\(kind): \(judge.errors)")
             try Tool.check(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", image, whole])
-            if kind.hasSnapshots {
+            if kind.hasSnapshots && !kind.hasBitmaps {
                 try Tool.check(["qemu-img", "snapshot", "-a", "first", image])
                 #expect(try QemuCheck(image).status == 0, "\(kind)")
             }
@@ -43,14 +43,14 @@ import Testing
     /// something refers to.
     @Test func repairsOfAnyDamageEndAndTellTheTruth() throws {
         var cleaned = 0
-        for kind in QemuImageKind.sample(8, for: "any damage") {
+        for kind in QemuImageKind.sample(7, for: "any damage") {
             var random = Seed.generator("any damage \(kind)")
             let directory = try TemporaryDirectory()
             let image = directory.path("image.qcow2")
             try kind.fill(image, using: &random)
             let whole = try readFile(image)
             let damage = try ImageDamage(image)
-            for _ in 0..<8 {
+            for _ in 0..<7 {
                 var bytes = whole
                 let what = damage.apply(to: &bytes, using: &random)
                 try writeFile(image, bytes)

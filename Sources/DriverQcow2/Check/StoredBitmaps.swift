@@ -15,7 +15,7 @@ package struct Qcow2Bitmap: Sendable, Equatable {
 }
 
 /// The bitmaps that an image's header extension names.
-struct BitmapDirectory: Sendable {
+struct StoredBitmaps: Sendable {
     static let countMax: UInt32 = 65535
     static let tableCountMax: UInt32 = 0x800_0000
     static let nameBytesMax = 1023
@@ -30,7 +30,7 @@ struct BitmapDirectory: Sendable {
 
     /// Reads the directory; nil if the image has none, or one that somebody who did not know
     /// bitmaps disowned by clearing the feature bit.
-    init?(file: HostFile, header: StoredHeader) throws(BlockError) {
+    init?(file: any StorageFile, header: StoredHeader) throws(BlockError) {
         guard header.autoclear & 1 != 0,
             let content = header.content(of: StoredHeader.ExtensionType.bitmaps)
         else { return nil }
@@ -51,7 +51,7 @@ struct BitmapDirectory: Sendable {
     }
 
     private mutating func readEntries(
-        _ count: UInt32, _ file: HostFile, _ header: StoredHeader
+        _ count: UInt32, _ file: any StorageFile, _ header: StoredHeader
     ) throws(BlockError) {
         var position = offset
         let end = offset + lengthBytes
@@ -77,7 +77,7 @@ struct BitmapDirectory: Sendable {
     }
 
     private mutating func append(
-        _ name: String, _ fixed: [UInt8], _ file: HostFile, _ header: StoredHeader
+        _ name: String, _ fixed: [UInt8], _ file: any StorageFile, _ header: StoredHeader
     ) throws(BlockError) {
         let tableOffset: UInt64 = Self.number(fixed, 0)
         let tableCount: UInt32 = Self.number(fixed, 8)
@@ -104,7 +104,7 @@ struct BitmapDirectory: Sendable {
         bytes.withUnsafeBytes { $0.bigEndian(at: offset, as: type) }
     }
 
-    private static func failure(_ file: HostFile, _ detail: String) -> BlockError {
+    private static func failure(_ file: any StorageFile, _ detail: String) -> BlockError {
         BlockError(.corrupt, "read the bitmap directory", on: file.path, detail: detail)
     }
 }

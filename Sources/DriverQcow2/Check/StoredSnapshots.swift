@@ -2,23 +2,34 @@ import BlockCore
 
 /// An internal snapshot, as the image's snapshot table describes it.
 package struct Qcow2Snapshot: Sendable, Equatable {
-    package let id: String
-    package let name: String
-    /// The virtual size when it was taken; nil where an old image does not say.
-    package let diskBytes: UInt64?
-    package let vmStateBytes: UInt64
-    /// When it was taken, in seconds since 1970.
-    package let dateSeconds: UInt32
-
-    let l1Offset: UInt64
-    let l1Count: UInt32
-    let extraBytes: UInt32
     /// The entry from its start to the end of the name, as it stands in the file.
     let stored: [UInt8]
+    let extraBytes: UInt32
+
+    package var id: String {
+        String(decoding: stored[idStart..<idStart + idBytes], as: UTF8.self)
+    }
+    package var name: String { String(decoding: stored[(idStart + idBytes)...], as: UTF8.self) }
+    /// The virtual size when it was taken; nil where an old image does not say.
+    package var diskBytes: UInt64? { extraBytes >= 16 ? number(48) : nil }
+    package var vmStateBytes: UInt64 {
+        extraBytes >= 8 ? number(40) : UInt64(number(32, as: UInt32.self))
+    }
+    /// When it was taken, in seconds since 1970.
+    package var dateSeconds: UInt32 { number(16) }
+    var l1Offset: UInt64 { number(0) }
+    var l1Count: UInt32 { number(8) }
+
+    private var idStart: Int { StoredSnapshots.fixedBytes + Int(extraBytes) }
+    private var idBytes: Int { Int(number(12, as: UInt16.self)) }
+
+    private func number<T: FixedWidthInteger>(_ offset: Int, as type: T.Type = T.self) -> T {
+        stored.withUnsafeBytes { $0.bigEndian(at: offset, as: type) }
+    }
 }
 
 /// The snapshot table of an image: entries of varying length, one after the other.
-struct SnapshotTable: Sendable {
+struct StoredSnapshots: Sendable {
     static let countMax = 65536
     static let bytesMax: UInt64 = 64 << 20
     static let extraBytesMax: UInt32 = 1024
@@ -32,14 +43,17 @@ struct SnapshotTable: Sendable {
 
     /// Reads the table that `header` names. Throws `corrupt` where it breaks a limit; if it is to
     /// be `cut`, what is beyond a limit is left out instead.
-    init(file: HostFile, header: StoredHeader, cut: Bool = false) throws(BlockError) {
+    init(file: any StorageFile, header: StoredHeader, cut: Bool = false) throws(BlockError) {
+        guard header.snapshotOffset % header.clusterBytes == 0,
+            header.snapshotOffset <= UInt64(Int64.max) - Self.bytesMax
+        else {
+            if cut && header.snapshotCount == 0 { return }
+            throw Self.failure(file, "it is said to be at \(header.snapshotOffset)")
+        }
         guard header.snapshotCount > 0 else { return }
         guard header.snapshotCount <= UInt32(Self.countMax) || cut else {
             throw Self.failure(file, "\(header.snapshotCount) snapshots; \(Self.countMax) at most")
         }
-        guard header.snapshotOffset % header.clusterBytes == 0,
-            header.snapshotOffset <= UInt64(Int64.max) - Self.bytesMax
-        else { throw Self.failure(file, "it is said to be at \(header.snapshotOffset)") }
         let fileBytes = try file.sizeBytes()
         var window = ReadWindow(file: file)
         var offset = header.snapshotOffset
@@ -77,21 +91,11 @@ struct SnapshotTable: Sendable {
         }
         let extraBytes = min(extraBytesStored, extraBytesMax)
         let id = fixedBytes + Int(extraBytes)
-        var stored = try window.bytes(id, at: offset)
+        var stored = id == fixedBytes ? fixed : try window.bytes(id, at: offset)
         offset += UInt64(fixedBytes) + UInt64(extraBytesStored)
         stored += try window.bytes(idBytes + nameBytes, at: offset)
         offset += UInt64(idBytes + nameBytes)
-        let stateBytes =
-            extraBytes >= 8
-            ? number(stored, fixedBytes, as: UInt64.self)
-            : UInt64(number(stored, 32, as: UInt32.self))
-        return Qcow2Snapshot(
-            id: String(decoding: stored[id..<id + idBytes], as: UTF8.self),
-            name: String(decoding: stored[(id + idBytes)...], as: UTF8.self),
-            diskBytes: extraBytes >= 16 ? number(stored, fixedBytes + 8) : nil,
-            vmStateBytes: stateBytes, dateSeconds: number(stored, 16),
-            l1Offset: number(stored, 0), l1Count: number(stored, 8), extraBytes: extraBytes,
-            stored: stored)
+        return Qcow2Snapshot(stored: stored, extraBytes: extraBytes)
     }
 
     /// The table as version 3 wants it: every entry says the state's and the disk's size.
@@ -123,7 +127,7 @@ struct SnapshotTable: Sendable {
         bytes.withUnsafeBytes { $0.bigEndian(at: offset, as: type) }
     }
 
-    private static func failure(_ file: HostFile, _ detail: String) -> BlockError {
+    private static func failure(_ file: any StorageFile, _ detail: String) -> BlockError {
         BlockError(.corrupt, "read the snapshot table", on: file.path, detail: detail)
     }
 }
@@ -132,11 +136,11 @@ struct SnapshotTable: Sendable {
 private struct ReadWindow {
     private static let lengthBytes = 64 << 10
 
-    let file: HostFile
+    let file: any StorageFile
     private var start: UInt64 = 0
     private var content: [UInt8] = []
 
-    init(file: HostFile) { self.file = file }
+    init(file: any StorageFile) { self.file = file }
 
     mutating func bytes(_ count: Int, at offset: UInt64) throws(BlockError) -> [UInt8] {
         if offset < start || offset + UInt64(count) > start + UInt64(content.count) {
