@@ -33,17 +33,25 @@ extension Qcow2Check {
     }
 
     /// Repairs the image at `path` if it is marked dirty: its writer kept refcounts lazily and was
-    /// killed. For whoever is about to open it for writing. Blocks.
+    /// killed. For whoever is about to open it for writing, and holds whatever lock that takes: a
+    /// writer that is alive leaves the mark as well. Blocks.
     package static func repairIfDirty(path: String) throws(BlockError) {
-        guard try StoredHeader(file: HostFile(path: path, access: .readOnly)).isDirty else {
-            return
-        }
-        let report = try repair(path: path, .all)
+        let header = try StoredHeader(file: HostFile(path: path, access: .readOnly))
+        if header.isDirty { try repairDirty(file: HostFile(path: path, access: .readWrite)) }
+    }
+
+    /// The same for a file that is open for writing already.
+    package static func repairIfDirty(file: any StorageFile) throws(BlockError) {
+        if try StoredHeader(file: file).isDirty { try repairDirty(file: file) }
+    }
+
+    private static func repairDirty(file: any StorageFile) throws(BlockError) {
+        let report = try repair(file: file, .all)
         guard report.verdict != .corrupt else {
             throw BlockError(
-                .corrupt, "repair after an unclean stop", on: path,
+                .corrupt, "repair after an unclean stop", on: file.path,
                 detail: "\(report.corruptionCount) errors remain; "
-                    + "see `tidemark image check \(path)`")
+                    + "see `tidemark image check \(file.path)`")
         }
     }
 
