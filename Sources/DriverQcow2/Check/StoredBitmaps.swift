@@ -92,10 +92,24 @@ struct StoredBitmaps: Sendable {
         guard fixed[16] == 1, (9...31).contains(granularityBits), flags & ~7 == 0 else {
             throw Self.failure(file, "'\(name)' has a type, granularity or flags unknown here")
         }
+        guard Self.number(fixed, 20, as: UInt32.self) == 0 else {
+            throw Self.failure(file, "'\(name)' has extra data that is unknown here")
+        }
+        let clusters = Self.clusters(granularityBits, header)
+        guard flags & 1 != 0 || header.sizeBytes == 0 || UInt64(tableCount) == clusters else {
+            throw Self.failure(file, "'\(name)' has \(tableCount) entries, \(clusters) needed")
+        }
         bitmaps.append(
             Qcow2Bitmap(
                 name: name, granularityBytes: 1 << UInt64(granularityBits), flags: flags,
                 tableOffset: tableOffset, tableCount: tableCount))
+    }
+
+    /// The clusters that a bitmap takes: a bit for each granule, in whole 64-bit words.
+    private static func clusters(_ granularityBits: UInt8, _ header: StoredHeader) -> UInt64 {
+        let size = header.sizeBytes.alignedUp(to: 512)
+        let granules = (size + (1 << UInt64(granularityBits)) - 1) >> UInt64(granularityBits)
+        return header.clusters(for: (granules + 63) / 64 * 8)
     }
 
     private static func number<T: FixedWidthInteger>(
