@@ -18,6 +18,7 @@ struct CrashVariant: Sendable, CustomTestStringConvertible {
     var clusterBytes = 4096
     var hasBacking = false
     var hasSnapshot = false
+    var isCompressed = false
     var options: [String] = []
 }
 
@@ -38,6 +39,15 @@ struct CrashVariant: Sendable, CustomTestStringConvertible {
         CrashVariant(
             testDescription: "refcounts of 64 bits, with a snapshot", hasSnapshot: true,
             options: ["refcount_bits=64"]),
+        CrashVariant(
+            testDescription: "subclusters over a backing file", clusterBytes: 16384,
+            hasBacking: true, options: ["extended_l2=on"]),
+        CrashVariant(
+            testDescription: "subclusters with a snapshot", clusterBytes: 65536,
+            hasSnapshot: true, options: ["extended_l2=on"]),
+        CrashVariant(
+            testDescription: "compressed, over a backing file", hasBacking: true,
+            isCompressed: true, options: ["compression_type=zstd"]),
     ]
 
     @Test(arguments: variants)
@@ -86,10 +96,12 @@ private final class RecordedDisk {
     private(set) var history: SectorHistory
     private let backing: MemoryDevice?
     private let sectors: Int
+    private let variant: CrashVariant
     private var number: UInt64 = 1
 
     init(_ variant: CrashVariant, sectors: Int, in directory: TemporaryDirectory) throws {
         self.sectors = sectors
+        self.variant = variant
         image = directory.path("image.qcow2")
         var numbers = [UInt64](repeating: 0, count: sectors)
         var arguments = ["qemu-img", "create", "-q", "-f", "qcow2"]
@@ -132,6 +144,16 @@ private final class RecordedDisk {
                 offset: UInt64(first * 512), lengthBytes: UInt64(count * 512))
             let begin = file.count
             switch Int.random(in: 0..<16, using: &random) {
+            case 0...2 where variant.isCompressed:
+                let clusterSectors = variant.clusterBytes / 512
+                let start = first / clusterSectors * clusterSectors
+                let count = min(
+                    clusterSectors * Int.random(in: 1...9, using: &random), sectors - start)
+                number += 1
+                let content = SectorHistory.content(number, sectors: count)
+                try await device.writeCompressed(
+                    at: UInt64(start * 512), from: .holding(content))
+                history.write(number, to: start..<start + count, begin: begin, end: file.count)
             case 0...8:
                 number += 1
                 try await device.put(

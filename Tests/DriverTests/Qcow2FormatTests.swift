@@ -66,6 +66,38 @@ import Testing
         #expect(header.backing == Qcow2Backing(name: "base.raw", format: "raw"))
     }
 
+    @Test func backingFilesAreNamedPlainlyOrByOptions() {
+        func backing(_ name: String, _ format: String? = nil) -> Qcow2Backing {
+            Qcow2Backing(headerName: name, format: format)
+        }
+        #expect(backing("a b.raw", "raw") == Qcow2Backing(name: "a b.raw", format: "raw"))
+        #expect(backing("file:base.qcow2") == Qcow2Backing(name: "base.qcow2", format: nil))
+        let nested =
+            #"json:{"driver":"qcow2","file":{"driver":"file","filename":"/v/ba\u0073e","locking":"auto"}}"#
+        #expect(backing(nested) == Qcow2Backing(name: "/v/base", format: "qcow2"))
+        let dotted = #"json:{"driver": "qcow2", "file.driver": "file", "file.filename": "base"}"#
+        #expect(backing(dotted, "raw") == Qcow2Backing(name: "base", format: "qcow2"))
+        let raw = #"json:{"driver":"raw","file":{"driver":"host_device","filename":"/dev/vg/lv"}}"#
+        #expect(backing(raw) == Qcow2Backing(name: "/dev/vg/lv", format: "raw"))
+        let unformatted = #"json:{"file.filename":"base"}"#
+        #expect(backing(unformatted, "qcow2") == Qcow2Backing(name: "base", format: "qcow2"))
+        let file = #"json:{"driver":"file","filename":"base"}"#
+        #expect(backing(file, "qcow2") == Qcow2Backing(name: "base", format: "raw"))
+    }
+
+    @Test func backingFilesThatAreNoPlainFilesKeepTheNameOfTheirDriver() {
+        func format(_ name: String) -> String? {
+            Qcow2Backing(headerName: name, format: "raw").format
+        }
+        #expect(format(#"json:{"driver":"nbd","host":"h","port":"1"}"#)!.hasPrefix("nbd"))
+        #expect(
+            format(#"json:{"driver":"qcow2","file":{"driver":"rbd","pool":"p","image":"i"}}"#)!
+                .hasPrefix("rbd"))
+        let offset = #"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"b"}}"#
+        #expect(format(offset) == "raw with offset")
+        #expect(format("json:{") == "json" && format("json:[]") == "json")
+    }
+
     /// Whatever stands in the metadata, requests end, with data or with an error.
     @Test func randomDamageNeverTraps() async throws {
         var random = Seed.generator("damage")

@@ -15,7 +15,7 @@ extension Qcow2Device {
     }
 
     private func clearFeatures() throws(BlockError) {
-        var kept = header.autoclear & Qcow2Layout.Autoclear.rawDataFile
+        var kept = header.keptAutoclear
         if header.autoclear & Qcow2Layout.Autoclear.bitmaps != 0, let place = header.bitmaps,
             var directory = try BitmapDirectory(place, file: file)
         {

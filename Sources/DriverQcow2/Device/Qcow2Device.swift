@@ -70,7 +70,7 @@ package final class Qcow2Device: BlockDevice {
         geometry = header.geometry
         damage = Damage(file: file, header: header, isReadOnly: readOnly)
         snapshots = try SnapshotTable(file: file, header: header)
-        isPrepared = Atomic(header.autoclear & ~Qcow2Layout.Autoclear.rawDataFile == 0)
+        isPrepared = Atomic(header.autoclear == header.keptAutoclear)
         let l1 = try file.readNumbers(Int(header.l1Count), at: header.l1Offset)
         guard !readOnly else {
             regions = nil

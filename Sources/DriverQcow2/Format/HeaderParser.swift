@@ -143,7 +143,7 @@ struct HeaderParser {
         else { throw failure(.corrupt, "the backing file name is outside the first cluster") }
         guard count > 0 else { return nil }
         let name = bytes[Int(offset)..<Int(offset) + Int(count)]
-        return Qcow2Backing(name: String(decoding: name, as: UTF8.self), format: format)
+        return Qcow2Backing(headerName: String(decoding: name, as: UTF8.self), format: format)
     }
 
     private func number<T: FixedWidthInteger>(_ offset: Int, as type: T.Type = T.self) -> T {

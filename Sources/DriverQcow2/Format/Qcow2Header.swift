@@ -62,6 +62,9 @@ package struct Qcow2Header: Sendable, Equatable {
         hasDataFile && autoclear & Qcow2Layout.Autoclear.rawDataFile != 0
     }
 
+    /// The autoclear features that stay true whatever this driver writes.
+    var keptAutoclear: UInt64 { hasRawDataFile ? Qcow2Layout.Autoclear.rawDataFile : 0 }
+
     /// Whether clusters are made of 32 subclusters each.
     package var hasSubclusters: Bool { incompatible & Qcow2Layout.Incompatible.extendedL2 != 0 }
 
