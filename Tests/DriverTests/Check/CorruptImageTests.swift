@@ -54,38 +54,6 @@ import Testing
         #expect(try QemuCheck(image).status == 0)
     }
 
-    /// Guest data said to be in metadata: whoever writes it is stopped, and the next one warned.
-    @Test func aWriteIntoMetadataIsRefusedAndMarksTheImage() async throws {
-        let places: [KeyPath<Parts, UInt64>] = [
-            \.header.l1Offset, \.header.refcountTableOffset, \.block, \.l2,
-        ]
-        for place in places {
-            try HostDirectory.removeFile(image)
-            let parts = try make()
-            try put(Qcow2Layout.copied | parts[keyPath: place], at: parts.l2 + 8)
-            var before = try readFile(image)
-            let device = try Qcow2Device.open(path: image, readOnly: false, backing: nil)
-            await #expect(throws: BlockError.self) {
-                try await device.put([UInt8](repeating: 66, count: 512), at: 65536)
-            }
-            try? await device.close()
-            // Nothing has changed but the mark.
-            var after = try readFile(image)
-            #expect(after[Qcow2Layout.Field.incompatible + 7] & 2 != 0)
-            after[Qcow2Layout.Field.incompatible + 7] = 0
-            after = Array(after.prefix(before.count))
-            before.removeLast(before.count - after.count)
-            #expect(after.firstDifference(from: before) == nil)
-            #expect(throws: BlockError.self) {
-                try Qcow2Device.open(path: image, readOnly: false, backing: nil)
-            }
-            let reader = try Qcow2Device.open(path: image, readOnly: true, backing: nil)
-            #expect(try await reader.bytes(at: 0, 512).allSatisfy { $0 == 1 })
-            try await reader.close()
-            #expect(try Qcow2Info(path: image).isMarkedCorrupt)
-        }
-    }
-
     @Test func reservedBitsAreClearedAndTheDataStays() throws {
         let parts = try make()
         try put(try number(at: parts.header.l1Offset) | 1 << 60, at: parts.header.l1Offset)
