@@ -1,3 +1,4 @@
+import BlockCore
 import Control
 import DriverQcow2
 import Volumes
