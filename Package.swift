@@ -64,7 +64,10 @@ let package = Package(
         layer("Control", [nioCore, nioPosix, logging]),
         layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
         .executableTarget(
-            name: "tidemark", dependencies: ["Agent", "Control", argumentParser, logging],
+            name: "tidemark",
+            dependencies: [
+                "Agent", "BlockCore", "Control", "DriverQcow2", "Volumes", argumentParser, logging,
+            ],
             exclude: ["README.md"], swiftSettings: settings),
 
         // Tests mirror the sources; TestSupport holds the models, the faults and the shared suite.
@@ -74,7 +77,9 @@ let package = Package(
         tests("BlockCoreTests", ["BlockCore"]),
         tests("BitmapsTests", ["Bitmaps", "BlockCore"]),
         tests("CatalogTests", ["Catalog", "Bitmaps", "BlockCore"]),
-        tests("DriverTests", ["DriverRaw", "DriverQcow2"]),
+        .testTarget(
+            name: "DriverTests", dependencies: ["DriverRaw", "DriverQcow2", "TestSupport"],
+            exclude: ["QemuBehaviours.md"], swiftSettings: settings),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),

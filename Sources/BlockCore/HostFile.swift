@@ -8,7 +8,7 @@ import Glibc
 ///
 /// The descriptor is closed when the last reference goes. Any thread may call any method;
 /// overlapping requests are the caller's to order.
-package final class HostFile: Sendable {
+package final class HostFile: StorageFile {
     /// How a file is opened.
     package enum Access: Sendable {
         case readOnly
@@ -96,20 +96,11 @@ package final class HostFile: Sendable {
         }
     }
 
-    /// What an attempt to read without waiting came to.
-    package enum Attempt: Sendable {
-        case done
-        /// Some of it is not in the page cache, or lies beyond the end of the file.
-        case wouldBlock
-        /// The file system does not know how to try.
-        case unsupported
-    }
-
     /// Fills `destination` from `offset` if the page cache holds all of it. After anything but
     /// `done`, its content is undefined.
     package func readNow(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Attempt {
+    ) throws(BlockError) -> ReadAttempt {
         let got = clinux_pread_nowait(
             descriptor, destination.baseAddress, destination.count, Int64(offset))
         if got == destination.count { return .done }

@@ -13,12 +13,12 @@ package final class SharedFlush: Sendable {
         var failure: BlockError?
     }
 
-    private let file: HostFile
+    private let file: any StorageFile
     private let pool: IOPool
     private let turn = AsyncLock()
     private let state = HostMutex(State())
 
-    package init(file: HostFile, pool: IOPool) {
+    package init(file: any StorageFile, pool: IOPool) {
         self.file = file
         self.pool = pool
     }

@@ -37,6 +37,7 @@ package enum ImageOpener {
                     format: backingFormat(of: reference, in: path), readOnly: true, pool: pool,
                     depth: depth + 1)
             }
+            if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
             return try Qcow2Device.open(
                 path: path, readOnly: readOnly, backing: backing, pool: pool)
         }

@@ -9,8 +9,8 @@ struct Tidemark: AsyncParsableCommand {
         commandName: "tidemark",
         abstract: "Serve, back up and restore the disks of virtual machines.",
         discussion: """
-            Every command but `agent` and `repo rebuild-catalog` talks to a running agent by the \
-            socket in its state directory.
+            Every command but `agent`, `image` and `repo rebuild-catalog` talks to a running agent \
+            by the socket in its state directory.
 
             Example:
               tidemark --state /srv/tidemark agent &
@@ -21,7 +21,7 @@ struct Tidemark: AsyncParsableCommand {
             AgentCommand.self, VolumeCommand.self, ExportCommand.self, BitmapCommand.self,
             RepoCommand.self, BackupCommand.self, PointsCommand.self, ShowCommand.self,
             VerifyCommand.self, RestoreCommand.self, JobCommand.self, QMPCommand.self,
-            EventsCommand.self,
+            EventsCommand.self, ImageCommand.self,
         ])
 
     // Here too, so that the global options may stand before the subcommand.

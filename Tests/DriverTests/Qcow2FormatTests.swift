@@ -19,11 +19,14 @@ import Testing
     }
 
     @Test func featuresThatAreMissingHereAreRefusedByName() throws {
-        for (bit, word) in [(2, "external"), (4, "subclusters"), (5, "0x20"), (63, "0x8000")] {
+        for (bit, word) in [(2, "external"), (5, "bit 5"), (63, "bit 63")] {
             let error = refusal { $0[Field.incompatible + 7 - bit / 8] |= 1 << UInt8(bit % 8) }
             #expect(error?.kind == .unsupported && "\(error!)".contains(word))
         }
-        #expect(refusal { $0[Field.encryption + 3] = 1 }?.kind == .unsupported)
+        for (method, word) in [(1, "AES"), (2, "LUKS")] as [(UInt8, String)] {
+            let error = refusal { $0[Field.encryption + 3] = method }
+            #expect(error?.kind == .unsupported && "\(error!)".contains(word))
+        }
         #expect(refusal { $0[Field.version + 3] = 4 }?.kind == .unsupported)
         #expect(refusal { $0[Field.magic] = 0 }?.kind == .invalid)
     }
@@ -39,6 +42,8 @@ import Testing
         #expect(refusal { $0[Field.refcountTableOffset + 1] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.refcountTableClusters] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.refcountOrder + 3] = 7 }?.kind == .corrupt)
+        // Subclusters, in clusters of 4 KiB.
+        #expect(refusal { $0[Field.incompatible + 7] |= 16 }?.kind == .corrupt)
         #expect(refusal { $0[Field.headerBytes + 3] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.backingOffset + 5] = 1 }?.kind == .corrupt)
         #expect(refusal { $0[Field.backingBytes + 2] = 0x7F }?.kind == .corrupt)
@@ -59,6 +64,38 @@ import Testing
         #expect(header.sizeBytes == 1 << 20 && header.clusterBytes == 4096)
         #expect(header.version == 3 && header.refcountOrder == 4)
         #expect(header.backing == Qcow2Backing(name: "base.raw", format: "raw"))
+    }
+
+    @Test func backingFilesAreNamedPlainlyOrByOptions() {
+        func backing(_ name: String, _ format: String? = nil) -> Qcow2Backing {
+            Qcow2Backing(headerName: name, format: format)
+        }
+        #expect(backing("a b.raw", "raw") == Qcow2Backing(name: "a b.raw", format: "raw"))
+        #expect(backing("file:base.qcow2") == Qcow2Backing(name: "base.qcow2", format: nil))
+        let nested =
+            #"json:{"driver":"qcow2","file":{"driver":"file","filename":"/v/ba\u0073e","locking":"auto"}}"#
+        #expect(backing(nested) == Qcow2Backing(name: "/v/base", format: "qcow2"))
+        let dotted = #"json:{"driver": "qcow2", "file.driver": "file", "file.filename": "base"}"#
+        #expect(backing(dotted, "raw") == Qcow2Backing(name: "base", format: "qcow2"))
+        let raw = #"json:{"driver":"raw","file":{"driver":"host_device","filename":"/dev/vg/lv"}}"#
+        #expect(backing(raw) == Qcow2Backing(name: "/dev/vg/lv", format: "raw"))
+        let unformatted = #"json:{"file.filename":"base"}"#
+        #expect(backing(unformatted, "qcow2") == Qcow2Backing(name: "base", format: "qcow2"))
+        let file = #"json:{"driver":"file","filename":"base"}"#
+        #expect(backing(file, "qcow2") == Qcow2Backing(name: "base", format: "raw"))
+    }
+
+    @Test func backingFilesThatAreNoPlainFilesKeepTheNameOfTheirDriver() {
+        func format(_ name: String) -> String? {
+            Qcow2Backing(headerName: name, format: "raw").format
+        }
+        #expect(format(#"json:{"driver":"nbd","host":"h","port":"1"}"#)!.hasPrefix("nbd"))
+        #expect(
+            format(#"json:{"driver":"qcow2","file":{"driver":"rbd","pool":"p","image":"i"}}"#)!
+                .hasPrefix("rbd"))
+        let offset = #"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"b"}}"#
+        #expect(format(offset) == "raw with offset")
+        #expect(format("json:{") == "json" && format("json:[]") == "json")
     }
 
     /// Whatever stands in the metadata, requests end, with data or with an error.

@@ -43,7 +43,7 @@ import Testing
             at: 0, from: .holding([UInt8](repeating: 1, count: clusters * 512)))
         try await writer.finish()
         let file = try HostFile(path: path, access: .readOnly)
-        let cache = try L2Cache(file: file, header: try Qcow2Header(file: file), cacheBytes: 2048)
+        let cache = try makeCache(file, cacheBytes: 2048)
         var random = Seed.generator("cache")
         var misses = 0
         for _ in 0..<2000 {
@@ -67,7 +67,7 @@ import Testing
         let path = directory.path("image.qcow2")
         try Qcow2Device.create(path: path, lengthBytes: 1 << 20)
         let file = try HostFile(path: path, access: .readOnly)
-        let cache = try L2Cache(file: file, header: try Qcow2Header(file: file), cacheBytes: 1)
+        let cache = try makeCache(file, cacheBytes: 1)
         var runs = RunList()
         let early = try cache.begin(ByteRange(offset: 0, lengthBytes: 1), into: &runs)
         let epoch = cache.startEpoch()
@@ -88,5 +88,13 @@ import Testing
                 #expect(plan.tableClusters * geometry.clusterBytes >= plan.blockCount * 8)
             }
         }
+    }
+
+    private func makeCache(_ file: HostFile, cacheBytes: Int) throws -> L2Cache {
+        let header = try Qcow2Header(file: file)
+        return try L2Cache(
+            file: file, header: header,
+            l1: try file.readNumbers(Int(header.l1Count), at: header.l1Offset), regions: nil,
+            damage: Damage(file: file, header: header, isReadOnly: true), cacheBytes: cacheBytes)
     }
 }

@@ -42,6 +42,52 @@ import Testing
         try Tool.check(["qemu-img", "compare", image, raw])
     }
 
+    @Test(
+        arguments: [Qcow2Header.Compression.deflate, .zstd], [UInt64(512), 4096, 65536, 2 << 20])
+    func compressedClustersShareRoomAndReadTheSame(
+        compression: Qcow2Header.Compression, clusterBytes: UInt64
+    ) async throws {
+        let directory = try TemporaryDirectory()
+        var random = Seed.generator("compressing writer \(clusterBytes)")
+        let clusters = clusterBytes > 65536 ? 6 : 120
+        let lengthBytes = UInt64(clusters) * clusterBytes - 177
+        var model = [UInt8](repeating: 0, count: Int(lengthBytes))
+        let image = directory.path("image.qcow2")
+        let writer = try Qcow2Writer(
+            path: image, lengthBytes: lengthBytes, clusterBytes: clusterBytes, backing: nil,
+            compression: compression)
+        var pieces: [(UInt64, BufferSlice)] = []
+        for first in stride(from: 0, to: clusters, by: 3).shuffled(using: &random) {
+            let offset = Int(clusterBytes) * first
+            let count = min(Int(clusterBytes) * 3, model.count - offset)
+            // Two clusters that compress, one that does not.
+            var bytes = [UInt8](repeating: UInt8(first & 0xFF), count: count)
+            let noise = random.bytes(Int(clusterBytes) + Int(clusterBytes) / 4)
+            bytes.replaceSubrange(0..<min(noise.count, count), with: noise.prefix(count))
+            model.replaceSubrange(offset..<offset + count, with: bytes)
+            pieces.append((UInt64(offset), .holding(bytes)))
+        }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for worker in 0..<4 {
+                let mine = pieces.enumerated().filter { $0.offset % 4 == worker }.map(\.element)
+                group.addTask {
+                    for (offset, slice) in mine { try await writer.write(at: offset, from: slice) }
+                }
+            }
+            try await group.waitForAll()
+        }
+        #expect(writer.storedBytes < lengthBytes * 8 / 10)
+        try await writer.finish()
+        let raw = directory.path("model.raw")
+        model += [UInt8](repeating: 0, count: Int(lengthBytes.alignedUp(to: 512) - lengthBytes))
+        try writeFile(raw, model)
+        try Tool.check(["qemu-img", "check", image])
+        try Tool.check(["qemu-img", "compare", image, raw])
+        let device = try Qcow2Device.open(path: image, readOnly: true, backing: nil)
+        let found = try await device.bytes(at: 0, model.count)
+        #expect(found.firstDifference(from: model) == nil)
+    }
+
     @Test func explicitZeroClustersHideTheBackingFile() async throws {
         let directory = try TemporaryDirectory()
         let base = directory.path("base.raw")

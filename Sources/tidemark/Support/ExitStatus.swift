@@ -1,3 +1,4 @@
+import BlockCore
 import Control
 
 /// The exit codes of every command: the one table that turns failures into numbers.
@@ -16,6 +17,7 @@ enum ExitStatus: Int32, Sendable, CaseIterable {
         switch error {
         case let failure as CommandFailure: self = failure.status
         case let error as ControlError: self.init(error.reason)
+        case let error as BlockError where error.kind == .busy: self = .locked
         case is CancellationError: self = .interrupted
         default: self = .failed
         }

@@ -1,0 +1,25 @@
+import BlockCore
+
+/// Where the compressed form of a cluster lies in the file.
+struct CompressedLocation: Equatable {
+    let offset: UInt64
+    /// Up to the end of the last sector that it touches; the form itself may end before.
+    let lengthBytes: UInt64
+
+    init(entry: UInt64, clusterBits: Int) {
+        let offsetBits = UInt64(62 - (clusterBits - 8))
+        let sectorMask = (UInt64(1) << (62 - offsetBits)) - 1
+        offset = entry & ((UInt64(1) << offsetBits) - 1)
+        let moreSectors = (entry >> offsetBits) & sectorMask
+        lengthBytes = (moreSectors + 1) * 512 - (offset & 511)
+    }
+
+    /// The entry for `packedBytes` at `offset`.
+    static func entry(offset: UInt64, packedBytes: Int, clusterBits: Int) -> UInt64 {
+        let offsetBits = UInt64(62 - (clusterBits - 8))
+        let moreSectors = (offset + UInt64(packedBytes) - 1) / 512 - offset / 512
+        return Qcow2Layout.compressed | moreSectors << offsetBits | offset
+    }
+
+    var range: ByteRange { ByteRange(offset: offset, lengthBytes: lengthBytes) }
+}

@@ -1,0 +1,135 @@
+package import BlockCore
+import Glibc
+import Synchronization
+
+extension Qcow2Device {
+    package func tryRead(
+        at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Bool {
+        let range = ByteRange(offset: offset, lengthBytes: UInt64(destination.count))
+        try checkInside(range, "read")
+        if range.isEmpty { return true }
+        var runs = RunList()
+        let use = try cache.begin(range, into: &runs)
+        defer { cache.end(use) }
+        guard runs.lengthBytes == range.lengthBytes else { return false }
+        var done = 0
+        for index in 0..<runs.count {
+            let run = runs[index]
+            let part = UnsafeMutableRawBufferPointer(
+                rebasing: destination[done..<done + Int(run.lengthBytes)])
+            guard try tryRead(run, at: offset + UInt64(done), into: part) else { return false }
+            done += part.count
+        }
+        return true
+    }
+
+    private func tryRead(
+        _ run: MappedRun, at offset: UInt64, into part: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Bool {
+        switch run.kind {
+        case .data, .sharedData:
+            guard canReadNow.load(ordering: .relaxed) else { return false }
+            switch try dataFile.readNow(at: run.host, into: part) {
+            case .done: return true
+            case .wouldBlock: return false
+            case .unsupported:
+                canReadNow.store(false, ordering: .relaxed)
+                return false
+            }
+        case .zero:
+            memset(part.baseAddress!, 0, part.count)
+            return true
+        case .unallocated:
+            let held = bytesInBacking(ByteRange(offset: offset, lengthBytes: run.lengthBytes))
+            if held > 0, let backing {
+                let below = UnsafeMutableRawBufferPointer(rebasing: part[..<held])
+                guard try backing.tryRead(at: offset, into: below) else { return false }
+            }
+            if held < part.count { memset(part.baseAddress! + held, 0, part.count - held) }
+            return true
+        case .compressed: return false
+        }
+    }
+
+    package func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
+        try checkInside(
+            ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
+        try await withTaskExecutorPreference(pool) { () async throws(BlockError) in
+            try await readMapped(at: offset, into: destination)
+        }
+    }
+
+    /// `read` on the pool, where blocking is allowed.
+    func readMapped(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
+        var done = 0
+        while done < destination.count {
+            let range = ByteRange(
+                offset: offset + UInt64(done), lengthBytes: UInt64(destination.count - done))
+            var runs = RunList()
+            let use = try cache.begin(range, into: &runs)
+            defer { cache.end(use) }
+            if runs.count == 0 {
+                try await loadTable(for: range.offset)
+                continue
+            }
+            for index in 0..<runs.count {
+                let run = runs[index]
+                let part = destination.slice(done, Int(run.lengthBytes))
+                try await read(run, at: offset + UInt64(done), into: part)
+                done += part.count
+            }
+        }
+    }
+
+    /// Reads the L2 table that maps `guestOffset` into the cache.
+    func loadTable(for guestOffset: UInt64) async throws(BlockError) {
+        try await pool.run { [cache] () throws(BlockError) in
+            try cache.load(cache.geometry.l1Index(of: guestOffset))
+        }
+    }
+
+    private func read(
+        _ run: MappedRun, at offset: UInt64, into part: BufferSlice
+    ) async throws(BlockError) {
+        switch run.kind {
+        case .data, .sharedData:
+            try await pool.run { [dataFile] () throws(BlockError) in
+                try dataFile.read(at: run.host, into: part.bytes)
+            }
+        case .zero:
+            memset(part.bytes.baseAddress!, 0, part.count)
+        case .unallocated:
+            let held = bytesInBacking(ByteRange(offset: offset, lengthBytes: run.lengthBytes))
+            if held > 0, let backing {
+                try await backing.read(at: offset, into: part.slice(0, held))
+            }
+            if held < part.count {
+                memset(part.bytes.baseAddress! + held, 0, part.count - held)
+            }
+        case .compressed:
+            try await pool.run { [self] () throws(BlockError) in
+                try unpack(run.host, at: offset, into: part)
+            }
+        }
+    }
+
+    /// How many bytes from the start of `range` the backing device has; it may be the shorter one.
+    func bytesInBacking(_ range: ByteRange) -> Int {
+        guard let backing else { return 0 }
+        return Int(
+            ByteRange(offset: range.offset, end: min(range.end, backing.lengthBytes)).lengthBytes)
+    }
+
+    private func unpack(
+        _ entry: UInt64, at offset: UInt64, into part: BufferSlice
+    ) throws(BlockError) {
+        let packed = CompressedCluster(file: file, header: header)
+        let clusterBytes = Int(geometry.clusterBytes)
+        if part.count == clusterBytes { return try packed.read(entry, into: part.bytes) }
+        let whole = BufferPool.shared.take(clusterBytes).prefix(clusterBytes)
+        try packed.read(entry, into: whole.bytes)
+        let inCluster = Int(offset & (geometry.clusterBytes - 1))
+        part.bytes.copyMemory(from: whole.slice(inCluster, part.count).readOnlyBytes)
+    }
+}

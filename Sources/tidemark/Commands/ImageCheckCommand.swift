@@ -1,0 +1,66 @@
+import ArgumentParser
+import Control
+import DriverQcow2
+import Volumes
+
+/// `tidemark image check`: counts all references in an image's metadata, and repairs.
+struct ImageCheckCommand: AsyncParsableCommand, GlobalOptionsHolder {
+    static let configuration = CommandConfiguration(
+        commandName: "check",
+        abstract: "Check the metadata of a qcow2 image, and repair it if asked.",
+        discussion: """
+            Ends with 0 if the image is in order, with 3 if it has leaks, which cost space and \
+            nothing else, and with 1 if it is corrupt. A raw image has no metadata.
+
+            Example:
+              tidemark image check --repair leaks /srv/vm1.qcow2
+            """)
+
+    @OptionGroup var global: GlobalOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Put right what was found: leaks, or all that can be.", valueName: "what"))
+    var repair: Qcow2RepairScope?
+
+    @Option(
+        help: ArgumentHelp(
+            "The format of the file, instead of what its first bytes show.", valueName: "format"))
+    var format: Control.ImageFormat?
+
+    @Argument(help: "The image file.", completion: .file())
+    var file: String
+
+    func run() async throws {
+        guard try ImageFile.format(file, given: format) == .qcow2 else {
+            throw CommandFailure(
+                .failed, "\(file) is a raw image: it has no metadata that could be checked")
+        }
+        let report =
+            if let repair {
+                try Qcow2Check.repair(path: file, repair)
+            } else {
+                try Qcow2Check.run(path: file)
+            }
+        try global.console.result(ImageText.document(report, file: file)) {
+            ImageText.report(report)
+        }
+        switch report.verdict {
+        case .clean: return
+        case .leaks:
+            throw PrintedFailure(
+                .partlyDone,
+                "\(file): \(report.leakCount) clusters are leaked: "
+                    + "get them back with --repair leaks")
+        case .corrupt:
+            let remedy =
+                repair == .all
+                ? "restore it from a backup, or copy what can be read with qemu-img convert"
+                : "copy the file, then try --repair all"
+            throw PrintedFailure(
+                .failed, "\(file) is corrupt (\(report.corruptionCount) errors): \(remedy)")
+        }
+    }
+}
+
+extension Qcow2RepairScope: ExpressibleByArgument {}
