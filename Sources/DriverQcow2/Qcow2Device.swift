@@ -27,6 +27,7 @@ package final class Qcow2Device: BlockDevice {
     package let lengthBytes: UInt64
     package let isReadOnly: Bool
     package var allocationUnitBytes: UInt64 { geometry.clusterBytes }
+    package var chainNodeCount: Int { 1 + (backing?.chainNodeCount ?? 0) }
 
     /// The header as it was when the image was opened.
     package let header: Qcow2Header
