@@ -2,10 +2,10 @@ import Synchronization
 
 // Whoever can connect can open thousands of connections and say nothing. So the clients that are
 // still choosing an export have places of their own, and where these are full a new one takes the
-// place of the one which has been there for the longest time without a word, or if all have spoken,
-// for the longest time. But each keeps its place for `graceMilliseconds`, in which a client in
-// earnest is through; until somebody's are over nobody is accepted. So a crowd can delay others, by
-// a second for every few thousand, and not keep them out.
+// place of the one which has been there for the longest time without a word, or else of the one
+// that has spoken and got no further for the longest time. But each keeps its place for a moment,
+// in which a client in earnest is through; until somebody's is over nobody is accepted. So a crowd
+// can delay others, by a second for every few thousand or few hundred, and not keep them out.
 //
 // A client that has chosen an export is never dropped for another.
 
@@ -25,7 +25,8 @@ final class NBDPlaces: Sendable {
         case full
     }
 
-    private static let graceMilliseconds = 100
+    private static let silentGrace = Duration.milliseconds(100)
+    private static let speakingGrace = Duration.seconds(1)
 
     /// The memory that the connections share.
     let sharedMemory: NBDSharedMemory
@@ -47,9 +48,15 @@ final class NBDPlaces: Sendable {
                 state.choosing.append(connection)
                 return .entered(inPlaceOf: nil)
             }
-            let index = state.choosing.firstIndex { !$0.hasSpoken } ?? 0
-            let graceEnd = state.choosing[index].began + .milliseconds(Self.graceMilliseconds)
-            guard graceEnd <= ContinuousClock.now else { return .full }
+            let now = ContinuousClock.now
+            func oldest(hasSpoken: Bool, grace: Duration) -> Int? {
+                let index = state.choosing.firstIndex { $0.hasSpoken == hasSpoken }
+                return index.flatMap { state.choosing[$0].began + grace <= now ? $0 : nil }
+            }
+            guard
+                let index = oldest(hasSpoken: false, grace: Self.silentGrace)
+                    ?? oldest(hasSpoken: true, grace: Self.speakingGrace)
+            else { return .full }
             let dropped = state.choosing.remove(at: index)
             state.choosing.append(connection)
             return .entered(inPlaceOf: dropped)

@@ -85,6 +85,13 @@ import Testing
                     try client.send(encoded(write) + [UInt8](repeating: 0xff, count: sent))
                 }
             }
+            for form in [NBDMessageForm.simple, .structured] {
+                let client = try TestClient(connectingTo: fixture.socketPath)
+                try client.open("disk", form: form)
+                let write = NBDRequest(
+                    .write, cookie: 1, offset: 0, lengthBytes: UInt64(UInt32.max))
+                try client.send(encoded(write, form) + [UInt8](repeating: 0xff, count: 1 << 20))
+            }
             for cut in [1, 27] {
                 let client = try TestClient(connectingTo: fixture.socketPath)
                 try client.open("disk")
@@ -205,7 +212,7 @@ import Testing
             s = socket.socket(socket.AF_UNIX)
             s.connect(sys.argv[1])
             try:
-                if index % 3 == 1:
+                if index % 10 == 1:
                     s.send(b"\\0\\0\\0\\3IHAVE")
             except OSError:
                 pass

@@ -7,7 +7,13 @@ import Glibc
 // a bound allows. Whatever they are, the answer is data or an error.
 
 private let pool = IOPool(name: "fuzz", threadCount: 1)
-private let file = memfd_create("image", 0)
+private let file: CInt = {
+    // In memory, and without a name that a killed run would leave.
+    var template = Array("/dev/shm/tidemark-fuzz-XXXXXX".utf8CString)
+    let file = mkstemp(&template)
+    unlink(template)
+    return file
+}()
 private let path = "/proc/self/fd/\(file)"
 private let readBytesMax: UInt64 = 8 << 20
 private let pieceBytes: UInt64 = 256 << 10
