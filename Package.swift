@@ -81,7 +81,7 @@ let package = Package(
             name: "DriverTests", dependencies: ["DriverRaw", "DriverQcow2", "TestSupport"],
             exclude: ["QemuBehaviours.md"], swiftSettings: settings),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
-        tests("NBDServerTests", ["NBDServer", "BlockCore"]),
+        tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
         tests("JobsTests", ["Jobs", "BlockCore"]),
         tests("ControlTests", ["Control", "tidemark", argumentParser, logging]),
@@ -90,3 +90,34 @@ let package = Package(
             exclude: ["Support/guest.py"], swiftSettings: settings),
     ]
 )
+
+// Fuzzing builds the parsers and what feeds them, all with coverage, and nothing else:
+// `Scripts/fuzz` asks for it.
+if Context.environment["TIDEMARK_FUZZ"] != nil {
+    func fuzz(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+        .executableTarget(
+            name: name, dependencies: dependencies + ["FuzzDriver"], path: "Tests/Fuzz/\(name)",
+            swiftSettings: settings + [.unsafeFlags(["-parse-as-library"])])
+    }
+    let layers = [
+        "CLinux", "CZlib", "CZstd", "BlockCore", "DriverQcow2", "NBDServer", "TestSupport",
+    ]
+    package.dependencies = []
+    package.products = []
+    package.targets =
+        package.targets.filter { layers.contains($0.name) }
+        + [
+            .target(
+                name: "Control",
+                sources: [
+                    "JSON/JSONParser.swift", "JSON/JSONValue.swift", "JSON/JSONWriter.swift",
+                    "QMP/QMPFramer.swift",
+                ],
+                swiftSettings: settings),
+            .target(
+                name: "FuzzDriver", path: "Tests/Fuzz/FuzzDriver", swiftSettings: settings),
+            fuzz("FuzzControl", ["Control"]),
+            fuzz("FuzzNBD", ["BlockCore", "NBDServer", "TestSupport"]),
+            fuzz("FuzzQcow2", ["BlockCore", "DriverQcow2"]),
+        ]
+}

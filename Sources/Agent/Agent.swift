@@ -14,14 +14,14 @@ struct Agent: Sendable {
     let volumes: VolumeStore
     let repositories: RepositoryStore
     let jobs: JobStore
-    let exports: NBDExportTable
+    let exports: ExportStore
     let events: QMPEventHub
 
     /// How much old data a backup may hold back, and where.
     var fleece: FleeceLimits { FleeceLimits(directory: configuration.stateDirectory) }
 
-    /// Offers a volume to NBD clients under its own name.
-    func export(_ volume: Volume) throws(BlockError) {
-        try exports.addExport(VolumeExport(volume))
+    /// Offers a volume to NBD clients under its own name, with all its bitmaps.
+    func export(_ volume: Volume) async throws(BlockError) {
+        try await exports.add(VolumeExport(volume))
     }
 }

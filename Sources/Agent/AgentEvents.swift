@@ -13,6 +13,13 @@ extension QMPEventHub {
     }
 }
 
+extension QMPEventHub {
+    /// Tells clients that an export is gone.
+    func broadcast(exportDeleted id: String) {
+        broadcast(QMPEvent(.blockExportDeleted, BlockExportDeletedData(id: id)))
+    }
+}
+
 extension JobRecord {
     init(_ history: JobHistory) {
         self.init(

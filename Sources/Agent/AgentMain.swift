@@ -35,7 +35,7 @@ package enum AgentMain {
         let agent = try await start(configuration, log)
 
         let nbd = NBDServer(
-            socketPath: configuration.nbdSocketPath, exports: agent.exports,
+            socketPath: configuration.nbdSocketPath, exports: agent.exports.table,
             report: { [log] message in log.info("NBD: \(message)") })
         try nbd.start()
         let recovery = await recover(agent)
@@ -72,8 +72,8 @@ package enum AgentMain {
             record: { history in await record(history, queue, log) })
         let agent = Agent(
             configuration: configuration, log: log, queue: queue, volumes: volumes,
-            repositories: repositories, jobs: jobs, exports: NBDExportTable(), events: events)
-        for volume in await volumes.volumes() { try agent.export(volume) }
+            repositories: repositories, jobs: jobs, exports: ExportStore(), events: events)
+        for volume in await volumes.volumes() { try await agent.export(volume) }
         return agent
     }
 
@@ -100,6 +100,7 @@ package enum AgentMain {
         var table = CommandTable()
         agent.registerVolumeCommands(in: &table)
         agent.registerBitmapCommands(in: &table)
+        agent.registerExportCommands(in: &table)
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
         agent.registerJobCommands(in: &table)

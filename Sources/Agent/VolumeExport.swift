@@ -3,23 +3,47 @@ import NBDServer
 import Synchronization
 import Volumes
 
-/// A volume as NBD clients see it, with all its bitmaps.
-final class VolumeExport: NBDExport {
-    let volume: Volume
+/// A volume as NBD clients see it.
+final class VolumeExport: AgentExport {
+    let id: String
+    let name: String
+    let description: String
+    let isReadOnly: Bool
+    private let volume: Volume
+    private let chosenBitmaps: [String]?
     private let connections = Atomic<Int>(0)
 
-    init(_ volume: Volume) {
-        self.volume = volume
+    /// The export that every volume has under its own name, with whatever bitmaps there are.
+    convenience init(_ volume: Volume) {
+        self.init(
+            volume, id: volume.name, name: volume.name, description: nil,
+            isReadOnly: volume.isReadOnly, bitmaps: nil)
     }
 
-    var name: String { volume.name }
-    var description: String { "volume \(volume.name) (\(volume.uuid))" }
-    var device: any BlockDevice { volume }
-    var isReadOnly: Bool { volume.isReadOnly }
-    var bitmapNames: [String] { volume.bitmapStatuses().map(\.name) }
+    /// An export with `bitmaps`, which the volume has been told to hold.
+    init(
+        _ volume: Volume, id: String, name: String, description: String?, isReadOnly: Bool,
+        bitmaps: [String]?
+    ) {
+        self.volume = volume
+        self.id = id
+        self.name = name
+        self.description = description ?? "volume \(volume.name) (\(volume.uuid))"
+        self.isReadOnly = isReadOnly
+        chosenBitmaps = bitmaps
+    }
 
-    /// How many clients use it.
+    var nodeName: String { volume.name }
+    var isPoint: Bool { false }
+    var device: any BlockDevice { volume }
     var connectionCount: Int { connections.load(ordering: .relaxed) }
+
+    /// A bitmap that may miss writes is not offered: clients have no way to see that it does.
+    var bitmapNames: [String] {
+        volume.bitmapStatuses()
+            .filter { $0.inconsistentReason == nil && chosenBitmaps?.contains($0.name) != false }
+            .map(\.name)
+    }
 
     func dirtyRuns(
         bitmap: String, in range: ByteRange, limit: Int
@@ -32,4 +56,8 @@ final class VolumeExport: NBDExport {
     func connectionOpened() { connections.wrappingAdd(1, ordering: .relaxed) }
 
     func connectionClosed() { connections.wrappingSubtract(1, ordering: .relaxed) }
+
+    func wasRemoved() async {
+        if let chosenBitmaps { volume.releaseBitmaps(chosenBitmaps) }
+    }
 }

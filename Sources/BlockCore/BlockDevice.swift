@@ -27,6 +27,13 @@ package protocol BlockDevice: AnyObject, Sendable {
     /// cover whole units are the cheapest.
     var allocationUnitBytes: UInt64 { get }
 
+    /// How many nodes the chain has, this one included.
+    var chainNodeCount: Int { get }
+
+    /// Whether `writeZeroes` of `range` is sure to be much faster than writing as much data, as
+    /// things are now. False promises nothing. Never waits.
+    func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool
+
     /// Fills `destination` from `offset`, if that needs no waiting.
     func tryRead(at offset: UInt64, into destination: UnsafeMutableRawBufferPointer)
         throws(BlockError) -> Bool
@@ -61,6 +68,10 @@ package protocol BlockDevice: AnyObject, Sendable {
 }
 
 extension BlockDevice {
+    package var chainNodeCount: Int { 1 }
+
+    package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool { false }
+
     /// Throws `outOfRange` unless `range` lies inside the node.
     package func checkInside(_ range: ByteRange, _ operation: String) throws(BlockError) {
         let (end, overflow) = range.offset.addingReportingOverflow(range.lengthBytes)

@@ -33,6 +33,23 @@ extension ControlError {
         generic("Granularity must be power of 2 and at least 512")
     }
 
+    /// There is no export of that id.
+    package static func noSuchExport(_ id: String) -> ControlError {
+        generic("Export '\(id)' is not found")
+    }
+
+    /// An export of that id exists already.
+    package static func exportExists(_ id: String) -> ControlError {
+        generic("Block export id '\(id)' is already in use")
+    }
+
+    /// Clients use the export.
+    package static func exportInUse(_ id: String, clients: Int) -> ControlError {
+        generic(
+            "export '\(id)' still in use by \(clients) NBD clients: disconnect them first, or use "
+                + "mode='hard'")
+    }
+
     /// There is no job of that id, said by the `job-*` commands.
     package static var noSuchJob: ControlError { generic("Job not found") }
 

@@ -13,6 +13,8 @@ package final class RawDevice: BlockDevice {
     private let flushes: SharedFlush
     /// Whether the file system can try to read without waiting; found out by the first attempt.
     private let canReadNow = Atomic(true)
+    /// Whether the file system can punch holes: 0 not known yet, 1 yes, 2 no.
+    private let holePunching = Atomic<UInt8>(0)
 
     private init(file: HostFile, pool: IOPool) throws(BlockError) {
         self.file = file
@@ -97,6 +99,10 @@ package final class RawDevice: BlockDevice {
         }
     }
 
+    package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool {
+        mayUnmap && !isReadOnly && canPunchHoles
+    }
+
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
         _ = try await pool.run { [file] () throws(BlockError) in try file.deallocate(range) }
@@ -116,6 +122,21 @@ package final class RawDevice: BlockDevice {
 
     package func close() async throws(BlockError) {
         try await flush()
+    }
+
+    // Beyond the end there is nothing to lose, and the length stays as it is.
+    private func findOutWhetherHolesCanBePunched() -> Bool {
+        let range = ByteRange(offset: lengthBytes.alignedUp(to: 4096), lengthBytes: 4096)
+        let can = (try? file.deallocate(range)) ?? false
+        holePunching.store(can ? 1 : 2, ordering: .relaxed)
+        return can
+    }
+
+    private var canPunchHoles: Bool {
+        switch holePunching.load(ordering: .relaxed) {
+        case 0: findOutWhetherHolesCanBePunched()
+        case let known: known == 1
+        }
     }
 
     private func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {

@@ -15,15 +15,21 @@ final class NBDConnection: Sendable {
     private let limits: NBDLimits
     private let report: @Sendable (String) -> Void
     private let name: String
+    private let places: NBDPlaces
+    /// When the client was accepted.
+    let began = ContinuousClock.now
     private let isFinishing = Atomic(false)
+    private let isSpeaking = Atomic(false)
+    private let session = Mutex<NBDSession?>(nil)
 
     init(
-        _ socket: NBDSocket, _ table: NBDExportTable, _ limits: NBDLimits, name: String,
-        report: @escaping @Sendable (String) -> Void
+        _ socket: NBDSocket, _ table: NBDExportTable, _ limits: NBDLimits, _ places: NBDPlaces,
+        name: String, report: @escaping @Sendable (String) -> Void
     ) {
         self.socket = socket
         self.table = table
         self.limits = limits
+        self.places = places
         self.report = report
         self.name = name
     }
@@ -36,8 +42,12 @@ final class NBDConnection: Sendable {
         }
     }
 
+    /// Whether the client has sent anything.
+    var hasSpoken: Bool { isSpeaking.load(ordering: .relaxed) }
+
     /// Serves the client until it goes, it breaks the protocol or the connection is ended.
     func run() {
+        defer { places.leave(self) }
         if let (agreement, answer) = negotiate() {
             serve(agreement, answer)
         }
@@ -53,13 +63,16 @@ final class NBDConnection: Sendable {
     /// Cuts the client off; what is in flight still has to complete.
     func cut() {
         isFinishing.store(true, ordering: .relaxed)
+        session.withLock { $0?.abandon() }
         socket.shutdownAll()
     }
 
     // The last answer is not sent yet: it is a promise that the export is there.
     private func negotiate() -> (NBDAgreement, answer: [UInt8])? {
         let deadline = ContinuousClock.now + .seconds(limits.handshakeSeconds)
-        var handshake = NBDHandshake(table)
+        var handshake = NBDHandshake(table, optionsMax: limits.optionsMax) { [self] in
+            places.becomeClient(self)
+        }
         let input = UnsafeMutableRawBufferPointer.allocate(
             byteCount: NBDHandshake.payloadBytesMax, alignment: 8)
         defer { input.deallocate() }
@@ -72,6 +85,7 @@ final class NBDConnection: Sendable {
                 }
                 return nil
             }
+            isSpeaking.store(true, ordering: .relaxed)
             var reply: [UInt8] = []
             let outcome = handshake.consume(UnsafeRawBufferPointer(piece), reply: &reply)
             if case .transmit(let agreement) = outcome { return (agreement, reply) }
@@ -91,14 +105,19 @@ final class NBDConnection: Sendable {
         export.connectionOpened()
         defer { export.connectionClosed() }
 
-        let session = NBDSession(agreement, socket, limits, name: name)
+        let credits = NBDCredits(limits, places.sharedMemory)
+        let session = NBDSession(agreement, socket, credits, name: name)
+        self.session.withLock { $0 = session }
+        defer { self.session.withLock { $0 = nil } }
         guard answer.withUnsafeBytes({ session.channel.send($0) }) else { return }
         var transmission = NBDTransmission(session) { [self] in
             isFinishing.load(ordering: .relaxed)
         }
-        if transmission.run() == .badMagic {
-            report("\(name): closed: a request to \(export.name) without its magic number")
+        let ending = transmission.run()
+        if ending == .badMagic {
+            report("\(name): closed: what came for \(export.name) is not a request")
         }
+        if ending != .finished || socket.isHungUp { session.abandon() }
         session.credits.waitUntilIdle()
         session.channel.end()
     }

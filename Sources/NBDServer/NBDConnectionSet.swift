@@ -42,6 +42,14 @@ final class NBDConnectionSet: Sendable {
         for connection in members { connection.finish() }
     }
 
+    /// Admits no more connections, if there are none. Returns how many there are.
+    func sealIfEmpty() -> Int {
+        state.withLock { state in
+            if state.members.isEmpty { state.isSealed = true }
+            return state.members.count
+        }
+    }
+
     /// Cuts the connections off from their clients, so that nothing waits for these any more.
     func cut() {
         for connection in state.withLock({ Array($0.members.values) }) { connection.cut() }

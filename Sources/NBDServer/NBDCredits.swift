@@ -1,4 +1,29 @@
 import BlockCore
+import Synchronization
+
+// A client that takes no replies holds the memory of its requests for as long as it likes. So that
+// a crowd of such clients can neither use up the host's memory nor stop the others, each
+// connection has some memory of its own, and all share the rest: a connection waits for the shared
+// part only while something of its own is in flight, whose end wakes it.
+
+/// The memory that the connections of a server share.
+final class NBDSharedMemory: Sendable {
+    private let leftBytes: Atomic<Int>
+
+    init(bytes: Int) {
+        leftBytes = Atomic(bytes)
+    }
+
+    /// Takes `bytes`; false if there are not so many.
+    func tryTake(_ bytes: Int) -> Bool {
+        if leftBytes.subtract(bytes, ordering: .relaxed).newValue >= 0 { return true }
+        give(bytes)
+        return false
+    }
+
+    /// Gives `bytes` back.
+    func give(_ bytes: Int) { leftBytes.add(bytes, ordering: .relaxed) }
+}
 
 /// What one connection may have in flight: requests that were handed over and not answered yet,
 /// and the bytes of memory that they hold.
@@ -9,15 +34,21 @@ final class NBDCredits: Sendable {
     private struct InFlight {
         var requests = 0
         var bytes = 0
+        /// How many of the bytes are from the shared memory.
+        var sharedBytes = 0
     }
 
     private let inFlight = Monitor(InFlight())
+    private let shared: NBDSharedMemory
     private let requestsMax: Int
     private let bytesMax: Int
+    private let bytesOwn: Int
 
-    init(_ limits: NBDLimits) {
+    init(_ limits: NBDLimits, _ shared: NBDSharedMemory) {
+        self.shared = shared
         requestsMax = max(1, limits.requestsInFlightMax)
         bytesMax = max(1, limits.bytesInFlightMax)
+        bytesOwn = limits.bytesInFlightOwn
     }
 
     /// Takes the credits of one request without waiting; false if there are not enough.
@@ -35,6 +66,9 @@ final class NBDCredits: Sendable {
         inFlight.update {
             $0.requests -= requests
             $0.bytes -= bytes
+            let surplus = min($0.sharedBytes, max(0, $0.sharedBytes + bytesOwn - $0.bytes))
+            $0.sharedBytes -= surplus
+            shared.give(surplus)
         }
     }
 
@@ -43,11 +77,15 @@ final class NBDCredits: Sendable {
         inFlight.wait { $0.requests == 0 ? () : nil }
     }
 
-    // A request larger than the bound passes alone rather than never.
+    // A request larger than the bounds passes alone rather than never.
     private func take(_ inFlight: inout InFlight, _ bytes: Int) -> Bool {
-        guard inFlight.requests < requestsMax,
-            inFlight.bytes + bytes <= bytesMax || inFlight.requests == 0
-        else { return false }
+        guard inFlight.requests < requestsMax else { return false }
+        if inFlight.requests > 0 {
+            guard inFlight.bytes + bytes <= bytesMax else { return false }
+            let wantedBytes = max(0, inFlight.bytes + bytes - bytesOwn - inFlight.sharedBytes)
+            guard wantedBytes == 0 || shared.tryTake(wantedBytes) else { return false }
+            inFlight.sharedBytes += wantedBytes
+        }
         inFlight.requests += 1
         inFlight.bytes += bytes
         return true

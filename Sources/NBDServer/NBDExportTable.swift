@@ -54,6 +54,17 @@ package final class NBDExportTable: Sendable {
         return true
     }
 
+    /// Takes an export away if no client uses it. Returns nil if there is no such export, else the
+    /// number of clients that keep it, which is zero if it is gone.
+    package func removeUnusedExport(_ name: String) -> Int? {
+        entries.withLock { entries in
+            guard let entry = entries[name] else { return nil }
+            let count = entry.connections.sealIfEmpty()
+            if count == 0 { entries[name] = nil }
+            return count
+        }
+    }
+
     /// The number of clients that use the export; nil if there is no such export.
     package func connectionCount(of name: String) -> Int? {
         entries.withLock { $0[name] }?.connections.count

@@ -41,14 +41,24 @@ struct NBDHandshake {
     static let skippedBytesMax = 1 << 20
 
     private let table: NBDExportTable
+    private let optionsMax: Int
+    private let admit: () -> Bool
+    private var optionCount = 0
     private var expected = Expected.clientFlags
     private var sendsZeroes = true
-    private var isStructured = false
+    private var form = NBDMessageForm.simple
     private var contexts: [NBDMetaContext] = []
     private var contextsEntry: NBDExportTable.Entry?
 
-    init(_ table: NBDExportTable) {
+    /// `admit` is asked once a client has chosen an export; if it says no, the client is told that
+    /// there are too many.
+    init(
+        _ table: NBDExportTable, optionsMax: Int = NBDLimits().optionsMax,
+        admit: @escaping () -> Bool = { true }
+    ) {
         self.table = table
+        self.optionsMax = optionsMax
+        self.admit = admit
     }
 
     /// The number of bytes that `consume` wants; zero for an option without payload.
@@ -94,6 +104,8 @@ struct NBDHandshake {
     }
 
     private mutating func take(_ header: NBDOptionHeader, _ reply: inout [UInt8]) -> Outcome {
+        optionCount += 1
+        guard optionCount <= optionsMax else { return .close("more than \(optionsMax) options") }
         if header.payloadBytes <= Self.payloadBytesMax {
             expected = .payload(header)
             return .more
@@ -122,7 +134,7 @@ struct NBDHandshake {
         case .listMetaContext, .setMetaContext:
             answerContexts(option, payload, &reply)
             return .more
-        case .abort, .list, .structuredReply, .startTLS:
+        case .abort, .list, .structuredReply, .extendedHeaders, .startTLS:
             guard payload.isEmpty else {
                 reply += refusal(option, .errorInvalid, "the option has no payload")
                 return .more
@@ -143,15 +155,27 @@ struct NBDHandshake {
                 reply += NBDOptionReply.message(to: option.rawValue, .server, payload)
             }
             reply += NBDOptionReply.message(to: option.rawValue, .ack)
-        case .structuredReply where isStructured:
-            reply += refusal(option, .errorInvalid, "structured replies were negotiated before")
         case .structuredReply:
-            isStructured = true
-            reply += NBDOptionReply.message(to: option.rawValue, .ack)
+            reply += answerForm(option, .structured)
+        case .extendedHeaders:
+            reply += answerForm(option, .extended)
         default:
             reply += NBDOptionReply.message(to: option.rawValue, .errorUnsupported)
         }
         return .more
+    }
+
+    // Extended headers replace structured replies, never the other way round.
+    private mutating func answerForm(_ option: NBDOption, _ wanted: NBDMessageForm) -> [UInt8] {
+        if form == wanted {
+            return refusal(option, .errorInvalid, "that was negotiated before")
+        }
+        if form == .extended {
+            return refusal(
+                option, .errorExtendedHeadersRequired, "extended headers were negotiated before")
+        }
+        form = wanted
+        return NBDOptionReply.message(to: option.rawValue, .ack)
     }
 
     private func answerExportName(
@@ -160,6 +184,10 @@ struct NBDHandshake {
         guard payload.count <= NBDSize.stringBytesMax,
             let name = String(validating: payload, as: UTF8.self), let entry = table.find(name)
         else { return .close(nil) }
+        guard form != .extended else {
+            return .close("EXPORT_NAME after extended headers, which only GO can conclude")
+        }
+        guard admit() else { return .close(nil) }
         let agreement = agreement(on: entry)
         reply += NBDOptionReply.exportNameAnswer(
             sizeBytes: agreement.rules.sizeBytes, flags: flags(agreement.rules),
@@ -176,6 +204,10 @@ struct NBDHandshake {
         }
         guard let entry = table.find(query.exportName) else {
             reply += refusal(option, .errorUnknown, "there is no export of that name")
+            return .more
+        }
+        guard option == .info || admit() else {
+            reply += refusal(option, .errorPolicy, "too many clients are connected: try again")
             return .more
         }
         let agreement = agreement(on: entry)
@@ -205,7 +237,7 @@ struct NBDHandshake {
             contexts = []
             contextsEntry = nil
         }
-        guard isStructured else {
+        guard form.hasChunks else {
             reply += refusal(option, .errorInvalid, "structured replies come first")
             return
         }
@@ -245,7 +277,7 @@ struct NBDHandshake {
         let rules = NBDRequestRules(
             sizeBytes: device.lengthBytes,
             isReadOnly: entry.export.isReadOnly || device.isReadOnly,
-            isStructured: isStructured, hasContexts: !agreed.isEmpty)
+            form: form, hasContexts: !agreed.isEmpty)
         return NBDAgreement(entry: entry, rules: rules, contexts: agreed)
     }
 
@@ -253,8 +285,10 @@ struct NBDHandshake {
         var flags: NBDTransmissionFlags = [
             .hasFlags, .sendFlush, .sendFUA, .canMultiConn, .sendCache,
         ]
-        flags.formUnion(rules.isReadOnly ? .readOnly : [.sendTrim, .sendWriteZeroes])
-        if rules.isStructured { flags.insert(.sendDF) }
+        flags.formUnion(
+            rules.isReadOnly ? .readOnly : [.sendTrim, .sendWriteZeroes, .sendFastZero])
+        if rules.form.hasChunks { flags.insert(.sendDF) }
+        if rules.form == .extended && rules.hasContexts { flags.insert(.blockStatusPayload) }
         return flags
     }
 

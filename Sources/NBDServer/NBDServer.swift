@@ -7,6 +7,7 @@ package final class NBDServer: Sendable {
     package let socketPath: String
     private let exports: NBDExportTable
     private let limits: NBDLimits
+    private let places: NBDPlaces
     private let report: @Sendable (String) -> Void
     private let connections = NBDConnectionSet()
     private let listener = Mutex<NBDListener?>(nil)
@@ -21,7 +22,9 @@ package final class NBDServer: Sendable {
         self.socketPath = socketPath
         self.exports = exports
         self.limits = limits
-        self.report = report
+        places = NBDPlaces(limits)
+        let limiter = NBDReportLimiter()
+        self.report = { limiter.report($0, to: report) }
     }
 
     /// Listens, and serves whoever connects, until `stop`. A server starts once.
@@ -68,12 +71,25 @@ package final class NBDServer: Sendable {
     }
 
     private func serve(_ socket: NBDSocket, name: String) {
-        guard connections.count < limits.connectionsMax else {
-            report("\(socketPath): refused a client: \(limits.connectionsMax) are connected")
-            return
-        }
-        let connection = NBDConnection(socket, exports, limits, name: name, report: report)
+        let connection = NBDConnection(socket, exports, limits, places, name: name, report: report)
         guard connections.insert(connection) else { return }
+        guard findPlace(for: connection) else { return connections.remove(connection) }
         connection.start { [connections] in connections.remove($0) }
+    }
+
+    private func findPlace(for connection: NBDConnection) -> Bool {
+        while !isStopping.load(ordering: .relaxed) {
+            // Those that were dropped a moment ago have threads for a moment more.
+            let hasThreads =
+                connections.count <= limits.connectionsMax + 2 * places.handshakesMax
+            if hasThreads, case .entered(let dropped) = places.enter(connection) {
+                guard let dropped else { return true }
+                report("\(socketPath): too many clients choose an export at a time: dropped one")
+                dropped.cut()
+                return true
+            }
+            usleep(1000)
+        }
+        return false
     }
 }

@@ -95,6 +95,12 @@ final class NBDSocket: Sendable {
     /// Ends both directions: whoever waits on the socket is woken, the client sees the end.
     func shutdownAll() { _ = shutdown(descriptor, Int32(SHUT_RDWR)) }
 
+    /// Whether the other side has closed the socket, and not only ended what it sends.
+    var isHungUp: Bool {
+        var request = pollfd(fd: descriptor, events: 0, revents: 0)
+        return poll(&request, 1, 0) > 0 && request.revents & Int16(POLLHUP | POLLERR) != 0
+    }
+
     private func wait(for event: Int32, until deadline: ContinuousClock.Instant) -> Bool {
         while true {
             let left = ContinuousClock.now.duration(to: deadline)

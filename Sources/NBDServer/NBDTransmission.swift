@@ -22,7 +22,7 @@ struct NBDTransmission: ~Copyable {
         case finished
         /// The client went away with a request half sent, or does not take its replies.
         case lost
-        /// What came is not NBD.
+        /// What came is not NBD, or nothing that the next request could be found behind.
         case badMagic
     }
 
@@ -75,12 +75,12 @@ struct NBDTransmission: ~Copyable {
             try flush()
             gather()
         }
-        if input.count < NBDSize.requestBytes { try fill(NBDSize.requestBytes) }
-        guard let request = NBDRequest(input.bytes.baseAddress!) else { throw .badMagic }
-        input.consume(NBDSize.requestBytes)
+        if input.count < codec.requestBytes { try fill(codec.requestBytes) }
+        guard let request = codec.request(at: input.bytes.baseAddress!) else { throw .badMagic }
+        input.consume(codec.requestBytes)
         answered.requests += 1
-        answered.bytes += NBDSize.requestBytes
-        if request.hasPayload { answered.bytes += Int(request.lengthBytes) }
+        answered.bytes += codec.requestBytes
+        if request.hasPayload { answered.bytes += Int(truncatingIfNeeded: request.lengthBytes) }
         return request
     }
 
@@ -109,27 +109,65 @@ struct NBDTransmission: ~Copyable {
 
     private mutating func serve(_ request: NBDRequest) throws(Ending) {
         guard let command = NBDCommand(rawValue: request.type) else {
-            return try fail(request, .invalid, "unknown command \(request.type)")
+            return try refuse(
+                request, NBDFailure(.invalid, "unknown command \(request.type)"))
         }
+        if command == .blockStatus { return try serveStatus(request) }
         if let refusal = session.rules.refusal(of: request, command) {
-            if request.hasPayload { try skip(Int(request.lengthBytes)) }
-            return try fail(request, refusal.code, refusal.reason)
+            return try refuse(request, refusal)
         }
-        let count = Int(request.lengthBytes)
+        // The length of a command without a range was not checked and means nothing.
+        let count = Int(truncatingIfNeeded: request.lengthBytes)
         let isSmall = count <= Self.smallBytesMax
         switch command {
         case .disconnect: throw .finished
         case .flush: try handOver(request, .flush)
-        case .blockStatus: try handOver(request, .blockStatus)
         case _ where count == 0: try succeed(request)
+        case .blockStatus: preconditionFailure("served before")
         case .read: try isSmall ? readSmall(request, count) : readLarge(request, count)
         case .write: try isSmall ? writeSmall(request, count) : writeLarge(request, count)
         case .trim: try handOver(request, .discard)
         case .cache: try handOver(request, .cache)
         case .writeZeroes:
             let mayUnmap = !request.flags.contains(.noHole)
+            guard
+                !request.flags.contains(.fastZero)
+                    || device.canZeroFast(request.range, mayUnmap: mayUnmap)
+            else {
+                return try fail(
+                    request, NBDFailure(.unsupported, "zeroes may take as long as data"))
+            }
             try handOver(request, .writeZeroes(mayUnmap: mayUnmap))
         }
+    }
+
+    // A request for block status may have a payload that says how long its range really is.
+    private mutating func serveStatus(_ header: NBDRequest) throws(Ending) {
+        var request = header
+        var contextIDs: [UInt32]?
+        if header.hasPayload {
+            let count = Int(header.lengthBytes)
+            guard count <= NBDStatusPayload.bytes(contextCount: session.contexts.count) else {
+                return try refuse(header, NBDFailure(.invalid, "too many contexts"))
+            }
+            try fill(count)
+            let payload = NBDStatusPayload(UnsafeRawBufferPointer(rebasing: input.bytes[..<count]))
+            input.consume(count)
+            request.hasPayload = false
+            guard let payload else {
+                return try fail(request, NBDFailure(.invalid, "malformed payload"))
+            }
+            request.lengthBytes = payload.lengthBytes
+            contextIDs = payload.contextIDs
+        }
+        if let refusal = session.rules.refusal(of: request, .blockStatus) {
+            return try fail(request, refusal)
+        }
+        guard let query = session.statusQuery(contextIDs) else {
+            return try fail(
+                request, NBDFailure(.invalid, "a context that was not negotiated"))
+        }
+        try handOver(request, .blockStatus(query))
     }
 
     private mutating func readSmall(_ request: NBDRequest, _ count: Int) throws(Ending) {
@@ -143,7 +181,7 @@ struct NBDTransmission: ~Copyable {
         case .refused:
             try handOver(request, .read(BufferPool.shared.take(count).prefix(count)))
         case .failed(let error):
-            try fail(request, error)
+            try fail(request, NBDFailure(error))
         }
     }
 
@@ -160,7 +198,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .read(buffer.prefix(count)))
         case .failed(let error):
             keep(buffer)
-            try fail(request, error)
+            try fail(request, NBDFailure(error))
         }
     }
 
@@ -178,7 +216,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             input.consume(count)
-            try fail(request, error)
+            try fail(request, NBDFailure(error))
         }
     }
 
@@ -195,7 +233,7 @@ struct NBDTransmission: ~Copyable {
                 throw .lost
             }
         }
-        receiveBytesMax = NBDSize.requestBytes
+        receiveBytesMax = codec.requestBytes
         switch tryWrite(request, from: slice.readOnlyBytes) {
         case .done:
             keep(buffer)
@@ -204,7 +242,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             keep(buffer)
-            try fail(request, error)
+            try fail(request, NBDFailure(error))
         }
     }
 
@@ -247,18 +285,18 @@ struct NBDTransmission: ~Copyable {
 
     private mutating func succeed(_ request: NBDRequest) throws(Ending) {
         try makeRoom(codec.successBytes)
-        codec.putSuccess(request.cookie, at: output.end)
+        codec.putSuccess(request, at: output.end)
         output.advance(codec.successBytes)
     }
 
-    private mutating func fail(_ request: NBDRequest, _ error: BlockError) throws(Ending) {
-        try append(session.failure(error, request))
+    private mutating func fail(_ request: NBDRequest, _ failure: NBDFailure) throws(Ending) {
+        try append(codec.failure(failure, request))
     }
 
-    private mutating func fail(
-        _ request: NBDRequest, _ code: NBDErrorCode, _ reason: String
-    ) throws(Ending) {
-        try append(codec.failure(code, reason, cookie: request.cookie))
+    // Fails a request whose payload, if it has one, was not received yet.
+    private mutating func refuse(_ request: NBDRequest, _ failure: NBDFailure) throws(Ending) {
+        if request.hasPayload { try skip(Int(request.lengthBytes)) }
+        try fail(request, failure)
     }
 
     private mutating func append(_ reply: [UInt8]) throws(Ending) {
@@ -269,7 +307,7 @@ struct NBDTransmission: ~Copyable {
         output.advance(reply.count)
     }
 
-    // Takes the payload of a request that is refused off the stream.
+    // Takes `count` bytes off the stream.
     private mutating func skip(_ count: Int) throws(Ending) {
         var left = count
         while left > 0 {

@@ -19,6 +19,7 @@ final class ExactLengthDevice: BlockDevice {
     var nodeName: String { device.nodeName }
     var isReadOnly: Bool { true }
     var allocationUnitBytes: UInt64 { device.allocationUnitBytes }
+    var chainNodeCount: Int { device.chainNodeCount }
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer

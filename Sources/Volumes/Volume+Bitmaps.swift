@@ -78,8 +78,14 @@ extension Volume {
 
     /// Removes a bitmap and its stored bits. The only operation that an inconsistent one allows.
     package func removeBitmap(_ bitmapName: String) async throws(BlockError) {
-        try await changeBitmaps("remove bitmap '\(bitmapName)'") { [name] (table, transaction) in
+        try await changeBitmaps("remove bitmap '\(bitmapName)'") { [self] (table, transaction) in
             let entry = try table.idle(bitmapName, of: name, allowsInconsistent: true)
+            guard bitmapReaders.withLock({ $0[bitmapName] }) == nil else {
+                throw BlockError(
+                    .busy, "remove bitmap '\(bitmapName)'", on: name,
+                    detail: "an export offers it: `tidemark export list` shows which, remove that "
+                        + "first")
+            }
             try transaction.deleteBitmap(entry.record.id)
             table[bitmapName] = nil
         }
@@ -130,6 +136,31 @@ extension Volume {
             try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
             entry.bits = merged
             table[target] = entry
+        }
+    }
+
+    /// Has the bitmaps stay until `releaseBitmaps`: they can be read, changed, and held by others
+    /// too, but not removed. Throws if one of them does not exist, or cannot be trusted.
+    package func holdBitmaps(_ names: [String]) async throws(BlockError) {
+        try await queue.run { [self] (_) throws(BlockError) in
+            for bitmapName in names {
+                guard let entry = bitmaps.withLock({ $0[bitmapName] }) else {
+                    throw Self.noBitmap(bitmapName, of: name)
+                }
+                guard !entry.record.isInconsistent else {
+                    throw BlockError(
+                        .invalid, "use bitmap '\(bitmapName)'", on: name,
+                        detail: "it is inconsistent: it can only be removed")
+                }
+            }
+            bitmapReaders.withLock { for name in names { $0[name, default: 0] += 1 } }
+        }
+    }
+
+    /// Undoes one `holdBitmaps` of the same names.
+    package func releaseBitmaps(_ names: [String]) {
+        bitmapReaders.withLock { readers in
+            for name in names { readers[name] = readers[name].flatMap { $0 > 1 ? $0 - 1 : nil } }
         }
     }
 

@@ -62,6 +62,13 @@ extension Volume {
         }
     }
 
+    /// Keeping the past would take longer than the zeroes.
+    package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool {
+        guard !range.isEmpty, let hold = locks.tryAcquire(range) else { return false }
+        defer { locks.release(hold) }
+        return duties.points.isEmpty && top.canZeroFast(range, mayUnmap: mayUnmap)
+    }
+
     /// Runs one change of content through all steps.
     private func change(
         _ range: ByteRange, _ body: (any BlockDevice) async throws(BlockError) -> Void

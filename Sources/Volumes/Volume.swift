@@ -22,6 +22,8 @@ package final class Volume: BlockDevice {
     let locks = RangeLock()
     let queue: CatalogQueue
     let bitmaps: Mutex<BitmapTable>
+    /// How many exports offer each bitmap; grows on the catalog's thread only.
+    let bitmapReaders = Mutex<[String: Int]>([:])
 
     /// What every write must do besides writing.
     struct WriteDuties {
@@ -55,6 +57,7 @@ package final class Volume: BlockDevice {
     package var nodeName: String { name }
     package var isReadOnly: Bool { top.isReadOnly }
     package var allocationUnitBytes: UInt64 { top.allocationUnitBytes }
+    package var chainNodeCount: Int { top.chainNodeCount }
 
     /// Every byte of the volume.
     package var wholeRange: ByteRange { ByteRange(offset: 0, lengthBytes: lengthBytes) }

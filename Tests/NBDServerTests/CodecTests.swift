@@ -7,23 +7,27 @@ import Testing
     @Test func aRequestSurvivesTheWire() {
         let request = NBDRequest(
             .writeZeroes, flags: [.fua, .noHole], cookie: 0x0102_0304_0506_0708,
-            offset: 0xfedc_ba98_7654_3210, lengthBytes: .max)
-        let bytes = encoded(request)
-        #expect(bytes.count == NBDSize.requestBytes)
-        #expect(bytes.withUnsafeBytes { NBDRequest($0.baseAddress!) } == request)
+            offset: 0xfedc_ba98_7654_3210, lengthBytes: UInt64(UInt32.max))
+        for form in [NBDMessageForm.simple, .structured, .extended] {
+            let bytes = encoded(request, form)
+            #expect(bytes.count == form.requestBytes)
+            #expect(decoded(bytes, form) == request)
+        }
     }
 
     @Test func aRequestWithoutItsMagicNumberIsNone() {
         var bytes = encoded(NBDRequest(.read, cookie: 1, offset: 0, lengthBytes: 1))
         bytes[3] ^= 1
-        #expect(bytes.withUnsafeBytes { NBDRequest($0.baseAddress!) } == nil)
+        #expect(decoded(bytes, .structured) == nil)
+        bytes[3] ^= 1
+        #expect(decoded(bytes + [0, 0, 0, 0], .extended) == nil)
     }
 
     struct Case: CustomTestStringConvertible {
         var command: NBDCommand
         var flags: NBDCommandFlags = []
         var offset: UInt64 = 0
-        var lengthBytes: UInt32 = 1
+        var lengthBytes: UInt64 = 1
         var code: NBDErrorCode?
         var testDescription: String { "\(command) \(flags.rawValue) \(offset)+\(lengthBytes)" }
     }
@@ -39,16 +43,18 @@ import Testing
         Case(command: .read, offset: .max, code: .invalid),
         Case(command: .read, offset: .max - 1, lengthBytes: .max, code: .invalid),
         Case(command: .read, lengthBytes: 32 << 20, code: nil),
-        Case(command: .read, lengthBytes: 32 << 20 + 1, code: .invalid),
+        Case(command: .read, lengthBytes: 32 << 20 + 1, code: .overflow),
         Case(command: .write, offset: size, code: .noSpace),
         Case(command: .write, lengthBytes: 32 << 20 + 1, code: .invalid),
         Case(command: .write, flags: .df, code: .invalid),
         Case(command: .writeZeroes, flags: .noHole, lengthBytes: 100 << 20, code: nil),
-        Case(command: .writeZeroes, flags: .init(rawValue: 1 << 4), code: .invalid),
+        Case(command: .writeZeroes, flags: .fastZero, code: nil),
+        Case(command: .trim, flags: .fastZero, code: .invalid),
+        Case(command: .write, flags: .payloadLength, code: .invalid),
         Case(command: .writeZeroes, offset: 1, lengthBytes: 100 << 20, code: .noSpace),
         Case(command: .trim, lengthBytes: 100 << 20, code: nil),
         Case(command: .trim, offset: size, code: .invalid),
-        Case(command: .cache, lengthBytes: 32 << 20 + 1, code: .invalid),
+        Case(command: .cache, lengthBytes: 100 << 20, code: nil),
         Case(command: .flush, offset: .max, lengthBytes: .max, code: nil),
         Case(command: .disconnect, flags: .init(rawValue: .max), code: nil),
         Case(command: .blockStatus, flags: .reqOne, code: nil),
@@ -56,7 +62,7 @@ import Testing
     ])
     func requestsAreChecked(_ test: Case) {
         let rules = NBDRequestRules(
-            sizeBytes: Self.size, isReadOnly: false, isStructured: true, hasContexts: true)
+            sizeBytes: Self.size, isReadOnly: false, form: .structured, hasContexts: true)
         let request = NBDRequest(
             test.command, flags: test.flags, cookie: 1, offset: test.offset,
             lengthBytes: test.lengthBytes)
@@ -65,7 +71,7 @@ import Testing
 
     @Test func whatWasNotNegotiatedIsRefused() {
         let rules = NBDRequestRules(
-            sizeBytes: 4096, isReadOnly: true, isStructured: false, hasContexts: false)
+            sizeBytes: 4096, isReadOnly: true, form: .simple, hasContexts: false)
         func code(_ command: NBDCommand, _ flags: NBDCommandFlags = []) -> NBDErrorCode? {
             let request = NBDRequest(command, flags: flags, cookie: 1, offset: 0, lengthBytes: 1)
             return rules.refusal(of: request, command)?.code
@@ -80,20 +86,20 @@ import Testing
     }
 
     @Test func simpleRepliesHaveTheirForm() {
-        let codec = NBDReplyCodec(isStructured: false)
+        let codec = NBDReplyCodec(.simple)
         let cookie: UInt64 = 0x1122_3344_5566_7788
-        let failure = codec.failure(.noSpace, "no room", cookie: cookie)
+        let request = NBDRequest(.read, cookie: cookie, offset: 512, lengthBytes: 1024)
+        let failure = codec.failure(NBDFailure(.noSpace, "no room", at: 600), request)
         #expect(
             failure == bigEndian(NBDMagic.simpleReply) + bigEndian(28 as UInt32)
                 + bigEndian(cookie))
-        let request = NBDRequest(.read, cookie: cookie, offset: 512, lengthBytes: 1024)
         #expect(
             filled(codec.readHeadBytes) { codec.putReadHead(request, at: $0) }
                 == bigEndian(NBDMagic.simpleReply) + bigEndian(0 as UInt32) + bigEndian(cookie))
     }
 
     @Test func structuredRepliesHaveTheirForm() {
-        let codec = NBDReplyCodec(isStructured: true)
+        let codec = NBDReplyCodec(.structured)
         func chunk(_ type: UInt16, _ length: UInt32, flags: UInt16 = 1) -> [UInt8] {
             bigEndian(NBDMagic.structuredReply) + bigEndian(flags) + bigEndian(type)
                 + bigEndian(7 as UInt64) + bigEndian(length)
@@ -102,24 +108,25 @@ import Testing
         #expect(
             filled(codec.readHeadBytes) { codec.putReadHead(request, at: $0) }
                 == chunk(1, 1032) + bigEndian(512 as UInt64))
-        #expect(filled(codec.successBytes) { codec.putSuccess(7, at: $0) } == chunk(0, 0))
+        #expect(filled(codec.successBytes) { codec.putSuccess(request, at: $0) } == chunk(0, 0))
         #expect(
-            codec.failure(.inputOutput, "disk", cookie: 7)
+            codec.failure(NBDFailure(.inputOutput, "disk"), request)
                 == chunk(0x8001, 10) + bigEndian(5 as UInt32) + bigEndian(4 as UInt16) + "disk".utf8
         )
         let runs = [
             NBDStatusRun(lengthBytes: 4096, flags: 3), NBDStatusRun(lengthBytes: 1, flags: 0),
         ]
         #expect(
-            codec.blockStatus([(1, runs), (2, [runs[1]])], cookie: 7)
+            codec.blockStatus([(1, runs), (2, [runs[1]])], request)
                 == chunk(5, 20, flags: 0) + [0, 0, 0, 1, 0, 0, 16, 0, 0, 0, 0, 3]
                 + [0, 0, 0, 1, 0, 0, 0, 0] + chunk(5, 12) + [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0])
     }
 
     @Test func longMessagesAreCutBetweenCharacters() {
-        let codec = NBDReplyCodec(isStructured: true)
+        let codec = NBDReplyCodec(.structured)
         let failure = codec.failure(
-            .invalid, "x" + String(repeating: "é", count: 4000), cookie: 1)
+            NBDFailure(.invalid, "x" + String(repeating: "é", count: 4000)),
+            NBDRequest(.flush, cookie: 1, offset: 0, lengthBytes: 0))
         let text = failure[26...]
         #expect(text.count == NBDReplyCodec.messageBytesMax - 1)
         #expect(String(validating: text, as: UTF8.self) != nil)
@@ -127,7 +134,7 @@ import Testing
 
     @Test(arguments: [
         (BlockError.Kind.io, NBDErrorCode.inputOutput), (.noSpace, .noSpace),
-        (.corrupt, .inputOutput), (.unsupported, .unsupported), (.outOfRange, .invalid),
+        (.corrupt, .inputOutput), (.unsupported, .invalid), (.outOfRange, .invalid),
         (.busy, .inputOutput), (.readOnly, .notPermitted), (.notFound, .inputOutput),
         (.invalid, .invalid), (.cancelled, .shuttingDown), (.timedOut, .inputOutput),
     ])
@@ -175,11 +182,15 @@ import Testing
         func names(_ queries: [String], isListing: Bool) -> [String] {
             NBDMetaContext.matching(queries, of: all, isListing: isListing).map(\.name)
         }
-        let everything = ["base:allocation", "qemu:dirty-bitmap:a", "qemu:dirty-bitmap:b"]
+        let everything = [
+            "base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:a",
+            "qemu:dirty-bitmap:b",
+        ]
         #expect(names([], isListing: true) == everything)
         #expect(names(["base:"], isListing: true) == ["base:allocation"])
         #expect(names(["qemu:"], isListing: true) == Array(everything[1...]))
-        #expect(names(["qemu:dirty-bitmap:"], isListing: true) == Array(everything[1...]))
+        #expect(names(["qemu:dirty-bitmap:"], isListing: true) == Array(everything[2...]))
+        #expect(names(["qemu:allocation-depth"], isListing: true) == [everything[1]])
         #expect(names(["other:thing", "qem"], isListing: true) == [])
         #expect(names([], isListing: false) == [])
         #expect(names(["base:", "qemu:"], isListing: false) == [])
@@ -199,6 +210,10 @@ import Testing
                 NBDStatusRun(lengthBytes: 30, flags: 1), NBDStatusRun(lengthBytes: 30, flags: 0),
                 NBDStatusRun(lengthBytes: 40, flags: 1),
             ])
+    }
+
+    private func decoded(_ bytes: [UInt8], _ form: NBDMessageForm) -> NBDRequest? {
+        bytes.withUnsafeBytes { NBDRequest($0.baseAddress!, form) }
     }
 
     private func filled(_ count: Int, _ fill: (UnsafeMutableRawPointer) -> Void) -> [UInt8] {

@@ -28,7 +28,7 @@ import Testing
     @Test func damagedOptionsAreAlwaysAnswered() throws {
         var chance = Chance(state: seed)
         let table = NBDExportTable()
-        try table.addExport(MemoryExport("disk", MemoryDevice(lengthBytes: 4096)))
+        try table.addExport(DeviceExport("disk", MemoryDevice(lengthBytes: 4096)))
         var answers = 0
         for _ in 0..<3000 {
             var handshake = NBDHandshake(table)
@@ -50,20 +50,26 @@ import Testing
         #expect(answers > 1000)
     }
 
-    @Test func requestsOfRandomNumbersAreAnsweredOrRefused() async throws {
+    @Test(arguments: [NBDMessageForm.structured, .extended])
+    func requestsOfRandomNumbersAreAnsweredOrRefused(_ form: NBDMessageForm) async throws {
         var chance = Chance(state: seed)
         let memory = MemoryDevice(lengthBytes: 1 << 20)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
-            try client.open("disk", contexts: ["base:allocation"])
+            try client.open("disk", form: form, contexts: ["base:allocation"])
             for cookie in 0..<UInt64(2000) {
                 var request = NBDRequest(
                     .read, cookie: cookie, offset: odd(&chance),
-                    lengthBytes: UInt32(truncatingIfNeeded: odd(&chance)))
+                    lengthBytes: odd(&chance))
                 request.type = UInt16.random(in: 0...9, using: &chance)
-                request.flags = NBDCommandFlags(rawValue: UInt16.random(in: 0...20, using: &chance))
+                request.flags = NBDCommandFlags(rawValue: UInt16.random(in: 0...31, using: &chance))
                 if request.type == NBDCommand.disconnect.rawValue { continue }
+                // In the extended form any command can come with a payload.
+                request.hasPayload =
+                    request.type == NBDCommand.write.rawValue
+                    || (form == .extended && Bool.random(using: &chance))
                 if request.hasPayload { request.lengthBytes %= 100_000 }
+                if form != .extended { request.lengthBytes &= UInt64(UInt32.max) }
                 let payload = [UInt8](
                     repeating: 1, count: request.hasPayload ? Int(request.lengthBytes) : 0)
                 let reply = try client.exchange(request, payload)

@@ -4,7 +4,7 @@ import Testing
 @testable import NBDServer
 
 @Suite struct HandshakeTests {
-    private let export = MemoryExport(
+    private let export = DeviceExport(
         "disk", MemoryDevice(lengthBytes: 12345), description: "a test disk",
         bitmaps: ["b0": [ByteRange(offset: 0, lengthBytes: 4096)]])
 
@@ -15,8 +15,9 @@ import Testing
             try client.sendOption(7, infoPayload("disk", [3, 1, 2, 77]))
             let replies = try client.optionReplies(to: 7)
             #expect(replies.map(\.type) == [3, 3, 3, 3, 1])
-            // Flush, FUA, trim, zeroes, multi-conn and cache; no DF without structured replies.
-            let flags: UInt16 = 1 | 4 | 8 | 32 | 64 | 256 | 1024
+            // Flush, FUA, trim, zeroes, multi-conn, cache and fast zeroes; no DF without
+            // structured replies.
+            let flags: UInt16 = 1 | 4 | 8 | 32 | 64 | 256 | 1024 | 2048
             #expect(replies[0].payload == [0, 0] + bigEndian(UInt64(12345)) + bigEndian(flags))
             #expect(
                 replies[1].payload == [0, 3] + bigEndian(UInt32(1)) + bigEndian(UInt32(4096))
@@ -49,7 +50,7 @@ import Testing
     }
 
     @Test func listNamesEveryExport() async throws {
-        let other = MemoryExport("another", MemoryDevice(lengthBytes: 1))
+        let other = DeviceExport("another", MemoryDevice(lengthBytes: 1))
         try await ServerFixture.run([export, other]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.greet()
@@ -70,7 +71,7 @@ import Testing
         try await ServerFixture.run([export]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.greet()
-            for (option, length) in [(UInt32(11), 0), (4, 0), (12345, 65536), (.max, 1)] {
+            for (option, length) in [(UInt32(12), 0), (4, 0), (12345, 65536), (.max, 1)] {
                 try client.sendOption(option, pattern(length))
                 #expect(try client.optionReply(to: option).type == 0x8000_0001)
             }
@@ -132,8 +133,9 @@ import Testing
             #expect(try client.optionReply(to: 8).type == 1)
             try client.sendOption(9, contextPayload("disk", ["qemu:"]))
             let listed = try client.optionReplies(to: 9)
-            #expect(listed.map(\.type) == [4, 1])
-            #expect(listed[0].payload == [0, 0, 0, 0] + "qemu:dirty-bitmap:b0".utf8)
+            #expect(listed.map(\.type) == [4, 4, 1])
+            #expect(listed[0].payload == [0, 0, 0, 0] + "qemu:allocation-depth".utf8)
+            #expect(listed[1].payload == [0, 0, 0, 0] + "qemu:dirty-bitmap:b0".utf8)
             try client.sendOption(10, contextPayload("disk", ["base:allocation", "base:other"]))
             let set = try client.optionReplies(to: 10)
             #expect(set.map(\.type) == [4, 1])
@@ -142,7 +144,7 @@ import Testing
     }
 
     @Test func contextsCountOnlyForTheirExport() async throws {
-        let other = MemoryExport("other", MemoryDevice(lengthBytes: 4096))
+        let other = DeviceExport("other", MemoryDevice(lengthBytes: 4096))
         try await ServerFixture.run([export, other]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.greet()
@@ -161,7 +163,7 @@ import Testing
         try await ServerFixture.run([export]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("")
-            try fixture.exports.addExport(MemoryExport("x", MemoryDevice(lengthBytes: 1)))
+            try fixture.exports.addExport(DeviceExport("x", MemoryDevice(lengthBytes: 1)))
             let late = try TestClient(connectingTo: fixture.socketPath)
             try late.greet()
             try late.sendOption(7, infoPayload(""))

@@ -12,7 +12,7 @@ import Testing
         print("RandomTests: TIDEMARK_SEED=\(seed)")
         let size = 6 << 20 + 321
         let memory = MemoryDevice(lengthBytes: size, answersNow: answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let output = try tool(
                 "/usr/bin/python3", "-c", Self.script, fixture.socketPath, "\(size)", "\(seed)")
             #expect(output == "done\n", "seed \(seed)")

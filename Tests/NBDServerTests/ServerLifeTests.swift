@@ -8,8 +8,8 @@ import Testing
     private let memory = MemoryDevice(lengthBytes: 1 << 20, answersNow: false)
 
     @Test func removalWaitsForRequestsInFlightAndAnswersThem() async throws {
-        let export = MemoryExport("disk", memory)
-        let other = MemoryExport("other", MemoryDevice(lengthBytes: 4096))
+        let export = DeviceExport("disk", memory)
+        let other = DeviceExport("other", MemoryDevice(lengthBytes: 4096))
         try await ServerFixture.run([export, other]) { fixture in
             let bystander = try TestClient(connectingTo: fixture.socketPath)
             try bystander.open("other")
@@ -43,7 +43,7 @@ import Testing
     }
 
     @Test func removalCutsAClientThatDoesNotRead() async throws {
-        let export = MemoryExport("disk", memory)
+        let export = DeviceExport("disk", memory)
         try await ServerFixture.run([export]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk")
@@ -58,7 +58,7 @@ import Testing
     }
 
     @Test func stoppingAnswersWhatIsInFlightAndUnlinks() async throws {
-        let export = MemoryExport("disk", memory)
+        let export = DeviceExport("disk", memory)
         try await ServerFixture.run([export]) { fixture in
             let idle = try TestClient(connectingTo: fixture.socketPath)
             try idle.open("disk")
@@ -83,7 +83,7 @@ import Testing
     @Test func aStuckDeviceDoesNotKeepTheServerFromStopping() async throws {
         var limits = NBDLimits()
         limits.drainSeconds = 0
-        let export = MemoryExport("disk", memory)
+        let export = DeviceExport("disk", memory)
         try await ServerFixture.run([export], limits: limits) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk")
@@ -99,7 +99,7 @@ import Testing
     }
 
     @Test func aSocketThatIsListenedOnIsNotTakenAway() async throws {
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let second = NBDServer(
                 socketPath: fixture.socketPath, exports: fixture.exports, report: { _ in })
             let error = #expect(throws: BlockError.self) { try second.start() }
@@ -114,7 +114,7 @@ import Testing
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let path = folder + "/nbd.sock"
         let exports = NBDExportTable()
-        try exports.addExport(MemoryExport("disk", memory))
+        try exports.addExport(DeviceExport("disk", memory))
 
         try "precious".write(toFile: path, atomically: true, encoding: .utf8)
         let refused = NBDServer(socketPath: path, exports: exports, report: { _ in })
@@ -142,9 +142,9 @@ import Testing
 
     @Test func namesAreExportedOnce() throws {
         let exports = NBDExportTable()
-        try exports.addExport(MemoryExport("disk", memory))
+        try exports.addExport(DeviceExport("disk", memory))
         let error = #expect(throws: BlockError.self) {
-            try exports.addExport(MemoryExport("disk", memory))
+            try exports.addExport(DeviceExport("disk", memory))
         }
         #expect(error?.kind == .busy)
     }

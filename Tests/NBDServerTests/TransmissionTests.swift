@@ -3,16 +3,16 @@ import Testing
 
 @testable import NBDServer
 
-/// Both faces of a device, in both forms of replies.
+/// Both faces of a device, in each form of messages.
 struct Way: CustomTestStringConvertible {
     var answersNow: Bool
-    var isStructured: Bool
+    var form: NBDMessageForm
     var testDescription: String {
-        "\(answersNow ? "now" : "later"), \(isStructured ? "structured" : "simple")"
+        "\(answersNow ? "now" : "later"), \(form)"
     }
 
     static let all = [true, false].flatMap { answersNow in
-        [true, false].map { Way(answersNow: answersNow, isStructured: $0) }
+        [.simple, .structured, .extended].map { Way(answersNow: answersNow, form: $0) }
     }
 }
 
@@ -20,9 +20,9 @@ struct Way: CustomTestStringConvertible {
     @Test(arguments: Way.all)
     func dataOfAnySizeComesBack(_ way: Way) async throws {
         let memory = MemoryDevice(lengthBytes: 40 << 20, answersNow: way.answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
-            try client.open("disk", isStructured: way.isStructured)
+            try client.open("disk", form: way.form)
             let sizes = [
                 1, 511, 4096, 64 << 10, 64 << 10 + 1, 200_000, 256 << 10, 1 << 20, 5_000_001,
             ]
@@ -30,11 +30,11 @@ struct Way: CustomTestStringConvertible {
                 let cookie = UInt64(index)
                 let data = pattern(size, UInt8(index))
                 let write = NBDRequest(
-                    .write, cookie: cookie, offset: 777, lengthBytes: UInt32(size))
+                    .write, cookie: cookie, offset: 777, lengthBytes: UInt64(size))
                 #expect(try client.exchange(write, data).error == 0)
                 #expect(memory.bytes(777, size) == data)
                 let read = NBDRequest(
-                    .read, cookie: cookie + 100, offset: 777, lengthBytes: UInt32(size))
+                    .read, cookie: cookie + 100, offset: 777, lengthBytes: UInt64(size))
                 let reply = try client.exchange(read)
                 #expect(reply.cookie == cookie + 100 && reply.error == 0)
                 #expect(reply.payload == data)
@@ -48,12 +48,12 @@ struct Way: CustomTestStringConvertible {
     @Test func theLargestRequestIsServed() async throws {
         let size = 32 << 20
         let memory = MemoryDevice(lengthBytes: size)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk")
-            let write = NBDRequest(.write, cookie: 1, offset: 0, lengthBytes: UInt32(size))
+            let write = NBDRequest(.write, cookie: 1, offset: 0, lengthBytes: UInt64(size))
             #expect(try client.exchange(write, [UInt8](repeating: 5, count: size)).error == 0)
-            let read = NBDRequest(.read, cookie: 2, offset: 0, lengthBytes: UInt32(size))
+            let read = NBDRequest(.read, cookie: 2, offset: 0, lengthBytes: UInt64(size))
             let reply = try client.exchange(read)
             #expect(reply.payload.count == size && reply.payload.allSatisfy { $0 == 5 })
         }
@@ -62,15 +62,15 @@ struct Way: CustomTestStringConvertible {
     @Test(arguments: Way.all)
     func manyRequestsInOnePieceAreAllAnswered(_ way: Way) async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20, answersNow: way.answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
-            try client.open("disk", isStructured: way.isStructured)
+            try client.open("disk", form: way.form)
             var bytes: [UInt8] = []
             for index in 0..<100 {
                 bytes += encoded(
                     NBDRequest(
                         .write, cookie: UInt64(index), offset: UInt64(index * 5000),
-                        lengthBytes: 5000))
+                        lengthBytes: 5000), way.form)
                 bytes += pattern(5000, UInt8(index))
             }
             try client.send(bytes)
@@ -90,22 +90,22 @@ struct Way: CustomTestStringConvertible {
     @Test(arguments: Way.all)
     func whatIsRefusedHarmsNothingThatFollows(_ way: Way) async throws {
         let memory = MemoryDevice(lengthBytes: 8192, answersNow: way.answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
-            try client.open("disk", isStructured: way.isStructured)
+            try client.open("disk", form: way.form)
             func error(
-                _ command: NBDCommand, _ offset: UInt64, _ length: UInt32, sends: Int = 0
+                _ command: NBDCommand, _ offset: UInt64, _ length: UInt64, sends: Int = 0
             ) throws -> UInt32 {
                 let request = NBDRequest(command, cookie: 4, offset: offset, lengthBytes: length)
                 return try client.exchange(request, pattern(sends)).error
             }
             #expect(try error(.read, 8192, 1) == 22)
             #expect(try error(.read, .max - 3, 8) == 22)
-            #expect(try error(.read, 0, .max) == 22)
+            #expect(try error(.read, 0, UInt64(UInt32.max)) == 22)
             #expect(try error(.write, 8000, 500, sends: 500) == 28)
             #expect(try error(.write, 1 << 60, 400_000, sends: 400_000) == 28)
             #expect(try error(.write, 0, 2 << 20, sends: 2 << 20) == 28)
-            #expect(try error(.writeZeroes, 1, .max) == 28)
+            #expect(try error(.writeZeroes, 1, UInt64(UInt32.max)) == 28)
             #expect(try error(.trim, 8191, 2) == 22)
             #expect(try error(.blockStatus, 0, 8192) == 22)
             var unknown = NBDRequest(.read, cookie: 6, offset: 0, lengthBytes: 1)
@@ -122,25 +122,25 @@ struct Way: CustomTestStringConvertible {
     @Test(arguments: Way.all)
     func errorsOfTheDeviceReachTheClient(_ way: Way) async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20, answersNow: way.answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open(
-                "disk", isStructured: way.isStructured,
-                contexts: way.isStructured ? ["base:allocation"] : [])
+                "disk", form: way.form,
+                contexts: way.form.hasChunks ? ["base:allocation"] : [])
             memory.fail(with: .noSpace)
             for size in [4096, 300_000] {
                 for command in [NBDCommand.read, .write] {
                     let request = NBDRequest(
-                        command, cookie: 5, offset: 0, lengthBytes: UInt32(size))
+                        command, cookie: 5, offset: 0, lengthBytes: UInt64(size))
                     let reply = try client.exchange(
                         request, command == .write ? pattern(size) : [])
                     #expect(reply.error == 28 && reply.cookie == 5)
-                    #expect(reply.message.contains("planned failure") == way.isStructured)
+                    #expect(reply.message.contains("planned failure") == way.form.hasChunks)
                 }
             }
             for command in [NBDCommand.flush, .trim, .writeZeroes, .cache, .blockStatus] {
                 let request = NBDRequest(command, cookie: 6, offset: 0, lengthBytes: 4096)
-                let isOffered = command != .blockStatus || way.isStructured
+                let isOffered = command != .blockStatus || way.form.hasChunks
                 #expect(try client.exchange(request).error == (isOffered ? 28 : 22))
             }
             memory.fail(with: nil)
@@ -152,7 +152,7 @@ struct Way: CustomTestStringConvertible {
     @Test(arguments: [true, false])
     func flushAndFUAReachTheDevice(_ answersNow: Bool) async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20, answersNow: answersNow)
-        try await ServerFixture.run([MemoryExport("disk", memory)]) { fixture in
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk")
             func run(
@@ -160,7 +160,7 @@ struct Way: CustomTestStringConvertible {
             ) throws -> Int {
                 let before = memory.counts.flushes
                 let request = NBDRequest(
-                    command, flags: flags, cookie: 1, offset: 0, lengthBytes: UInt32(size))
+                    command, flags: flags, cookie: 1, offset: 0, lengthBytes: UInt64(size))
                 let payload = command == .write ? pattern(size) : []
                 #expect(try client.exchange(request, payload).error == 0)
                 return memory.counts.flushes - before
@@ -182,7 +182,7 @@ struct Way: CustomTestStringConvertible {
     @Test func statusTellsAllocationAndDirt() async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20)
         let dirty = ByteRange(offset: 65536, lengthBytes: 131072)
-        let export = MemoryExport("disk", memory, bitmaps: ["b0": [dirty]])
+        let export = DeviceExport("disk", memory, bitmaps: ["b0": [dirty]])
         try await ServerFixture.run([export]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk", contexts: ["base:allocation", "qemu:dirty-bitmap:b0"])
@@ -206,7 +206,7 @@ struct Way: CustomTestStringConvertible {
 
     @Test func aReadOnlyExportRefusesEveryChange() async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20)
-        let export = MemoryExport("disk", memory, isReadOnly: true)
+        let export = DeviceExport("disk", memory, isReadOnly: true)
         try await ServerFixture.run([export]) { fixture in
             let client = try TestClient(connectingTo: fixture.socketPath)
             try client.open("disk")

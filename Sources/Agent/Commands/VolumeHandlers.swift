@@ -9,14 +9,14 @@ extension Agent {
     func registerVolumeCommands(in table: inout CommandTable) {
         table.on(VolumeCreate.self) { arguments in
             let volume = try await volumes.create(specification(arguments))
-            try export(volume)
+            try await export(volume)
             return Nothing()
         }
         table.on(VolumeImport.self) { arguments in
             let volume = try await volumes.add(
                 arguments.name, path: arguments.file,
                 format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) })
-            try export(volume)
+            try await export(volume)
             return Nothing()
         }
         table.on(VolumeRemove.self) { arguments in
@@ -31,18 +31,6 @@ extension Agent {
             }
             return [info]
         }
-        table.on(QueryExports.self) { _ in
-            volumeExports.map {
-                ExportInfo(
-                    name: $0.name, volume: $0.volume.name,
-                    uri: configuration.uri(ofExport: $0.name),
-                    readOnly: $0.isReadOnly, connections: $0.connectionCount)
-            }
-        }
-    }
-
-    private var volumeExports: [VolumeExport] {
-        exports.all().compactMap { $0 as? VolumeExport }
     }
 
     private func specification(
@@ -78,11 +66,10 @@ extension Agent {
     /// A volume that somebody uses stays: its clients would lose their disk.
     private func remove(_ arguments: VolumeRemove.Arguments) async throws {
         let name = arguments.name
-        if let export = volumeExports.first(where: { $0.name == name }), export.connectionCount > 0
-        {
+        let clients = await exports.exports(ofVolume: name).reduce(0) { $0 + $1.connectionCount }
+        guard clients == 0 else {
             throw ControlError.generic(
-                "Volume '\(name)' is in use by \(export.connectionCount) NBD clients: "
-                    + "disconnect them first")
+                "Volume '\(name)' is in use by \(clients) NBD clients: disconnect them first")
         }
         if let volume = try? await volumes.volume(name),
             volume.bitmapStatuses().contains(where: \.isBusy)
@@ -90,18 +77,18 @@ extension Agent {
             throw ControlError.generic(
                 "Volume '\(name)' is being backed up: wait for the job or cancel it")
         }
-        await exports.removeExport(name)
+        for export in await exports.exports(ofVolume: name) { await removeExport(export.id) }
         try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false)
     }
 
     private func volumeInfos() async throws -> [VolumeInfo] {
         let open = await volumes.volumes()
         let failures = await volumes.unavailable()
-        let exported = volumeExports
+        let exported = await exports.all()
         return try await volumes.records().map { record, nodes in
             let volume = open.first { $0.id == record.id }
             let failure = failures.first { $0.name == record.name }
-            let export = exported.first { $0.name == record.name }
+            let exports = exported.filter { !$0.isPoint && $0.nodeName == record.name }
             return VolumeInfo(
                 name: record.name, uuid: record.uuid.uuidString.lowercased(),
                 size: record.lengthBytes,
@@ -110,9 +97,11 @@ extension Agent {
                     NodeInfo(driver: $0.driver, file: $0.path, format: $0.format)
                 },
                 bitmaps: volume?.bitmapStatuses().map(BitmapInfo.init) ?? [],
-                exported: export != nil, uri: configuration.uri(ofExport: record.name),
+                exported: exports.contains { $0.name == record.name },
+                uri: configuration.uri(ofExport: record.name),
                 state: volume == nil ? "unavailable" : "open",
-                reason: failure?.reason.description, connections: export?.connectionCount ?? 0)
+                reason: failure?.reason.description,
+                connections: exports.reduce(0) { $0 + $1.connectionCount })
         }
     }
 }

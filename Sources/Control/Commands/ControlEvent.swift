@@ -8,6 +8,8 @@ package enum ControlEvent: String, Sendable, CaseIterable {
     case blockJobCancelled = "BLOCK_JOB_CANCELLED"
     /// A guest's request failed.
     case blockIOError = "BLOCK_IO_ERROR"
+    /// An export is gone, and every client of it.
+    case blockExportDeleted = "BLOCK_EXPORT_DELETED"
     /// The agent is about to end.
     case shutdown = "SHUTDOWN"
 
@@ -16,6 +18,7 @@ package enum ControlEvent: String, Sendable, CaseIterable {
         case .jobStatusChange: JobStatusChange.self
         case .blockJobCompleted, .blockJobCancelled: BlockJobEnded.self
         case .blockIOError: BlockIOErrorData.self
+        case .blockExportDeleted: BlockExportDeletedData.self
         case .shutdown: ShutdownData.self
         }
     }
@@ -86,6 +89,13 @@ package struct BlockIOErrorData: Codable, Sendable, Equatable {
         case device, operation, action, nospace, reason
         case nodeName = "node-name"
     }
+}
+
+/// Data of BLOCK_EXPORT_DELETED.
+package struct BlockExportDeletedData: Codable, Sendable, Equatable {
+    package var id: String
+
+    package init(id: String) { self.id = id }
 }
 
 /// Data of SHUTDOWN.

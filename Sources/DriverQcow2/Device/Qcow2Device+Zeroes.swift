@@ -16,6 +16,10 @@ extension Qcow2Device {
         case discard
     }
 
+    package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool {
+        mayUnmap && !isReadOnly && canBeZero
+    }
+
     package func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
         try checkWritable(range, "write zeroes")
         try await withTaskExecutorPreference(pool) { () async throws(BlockError) in

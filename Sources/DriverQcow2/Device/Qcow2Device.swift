@@ -28,6 +28,7 @@ package final class Qcow2Device: BlockDevice {
     package var lengthBytes: UInt64 { length.load(ordering: .relaxed) }
     package let isReadOnly: Bool
     package var allocationUnitBytes: UInt64 { geometry.unitBytes }
+    package var chainNodeCount: Int { 1 + (backing?.chainNodeCount ?? 0) }
 
     /// The header as it was when the image was opened.
     package let header: Qcow2Header

@@ -9,6 +9,8 @@ enum NBDMagic {
     static let request: UInt32 = 0x2560_9513
     static let simpleReply: UInt32 = 0x6744_6698
     static let structuredReply: UInt32 = 0x668e_33ef
+    static let extendedRequest: UInt32 = 0x21e4_1c71
+    static let extendedReply: UInt32 = 0x6e8a_278c
 }
 
 /// The lengths of the messages' fixed parts, and the bounds on the others.
@@ -17,6 +19,8 @@ enum NBDSize {
     static let requestBytes = 28
     static let simpleReplyBytes = 16
     static let structuredReplyBytes = 20
+    /// Of requests and replies alike, once extended headers are agreed on.
+    static let extendedHeaderBytes = 32
     /// The most bytes of payload that one request may carry or ask for.
     static let payloadBytesMax = 32 << 20
     /// The longest name or query the protocol allows.
@@ -42,6 +46,7 @@ enum NBDOption: UInt32 {
     case structuredReply = 8
     case listMetaContext = 9
     case setMetaContext = 10
+    case extendedHeaders = 11
 }
 
 /// How an option is answered.
@@ -55,6 +60,7 @@ enum NBDOptionReplyType: UInt32 {
     case errorInvalid = 0x8000_0003
     case errorUnknown = 0x8000_0006
     case errorTooBig = 0x8000_0009
+    case errorExtendedHeadersRequired = 0x8000_000a
 }
 
 /// What INFO and GO tell about an export.
@@ -78,6 +84,8 @@ struct NBDTransmissionFlags: OptionSet {
     static let sendDF = NBDTransmissionFlags(rawValue: 1 << 7)
     static let canMultiConn = NBDTransmissionFlags(rawValue: 1 << 8)
     static let sendCache = NBDTransmissionFlags(rawValue: 1 << 10)
+    static let sendFastZero = NBDTransmissionFlags(rawValue: 1 << 11)
+    static let blockStatusPayload = NBDTransmissionFlags(rawValue: 1 << 12)
 }
 
 /// The requests of the transmission phase.
@@ -104,6 +112,10 @@ struct NBDCommandFlags: OptionSet {
     static let df = NBDCommandFlags(rawValue: 1 << 2)
     /// One extent per context is enough.
     static let reqOne = NBDCommandFlags(rawValue: 1 << 3)
+    /// Zeroes are written only if that is much faster than data would be.
+    static let fastZero = NBDCommandFlags(rawValue: 1 << 4)
+    /// The length in the header is that of a payload which follows it.
+    static let payloadLength = NBDCommandFlags(rawValue: 1 << 5)
 }
 
 /// The kinds of chunks of a structured reply.
@@ -111,7 +123,11 @@ enum NBDChunkType: UInt16 {
     case none = 0
     case offsetData = 1
     case blockStatus = 5
+    /// Block status with 64-bit lengths, for connections with extended headers.
+    case blockStatusExtended = 6
     case error = 0x8001
+    /// An error that also tells where in the request's range it happened.
+    case errorOffset = 0x8002
 }
 
 /// The flag that marks the last chunk of a structured reply.

@@ -6,6 +6,7 @@ enum NBDErrorCode: UInt32 {
     case inputOutput = 5
     case invalid = 22
     case noSpace = 28
+    case overflow = 75
     case unsupported = 95
     case shuttingDown = 108
 }
@@ -17,8 +18,8 @@ extension NBDErrorCode {
             switch kind {
             case .noSpace: .noSpace
             case .readOnly: .notPermitted
-            case .invalid, .outOfRange: .invalid
-            case .unsupported: .unsupported
+            // Not the protocol's `unsupported`: that has a meaning of its own for fast zeroes.
+            case .invalid, .outOfRange, .unsupported: .invalid
             case .cancelled: .shuttingDown
             case .io, .corrupt, .busy, .notFound, .timedOut: .inputOutput
             }

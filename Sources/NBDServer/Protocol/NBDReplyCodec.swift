@@ -1,82 +1,116 @@
-// A reply is simple (an error number, and a read's data) or, once the client asked for structured
-// replies, a chunk with a type, which can carry the offset, a message or block status. This server
-// answers every request with exactly one of the former, or one chunk (for block status one chunk
-// per context, the last marked as done).
+// A reply is simple (an error number, and a read's data) or made of chunks with a type, which can
+// carry the offset, a message or block status. This server answers every request with exactly one
+// of the former, or one chunk (for block status one chunk per context, the last marked as done):
+// so a read is never in several pieces, whether the client allows that or not.
+//
+// The chunks of structured and of extended replies differ in their header, and in the width of
+// block status. An extended header repeats the request's offset.
 
 /// A run of a metadata context: its length and the context's flags.
 struct NBDStatusRun: Equatable {
-    var lengthBytes: UInt32
+    var lengthBytes: UInt64
     var flags: UInt32
 }
 
-/// Encodes replies in the form that the connection negotiated.
+/// Decodes requests and encodes replies in the form that the connection negotiated.
 struct NBDReplyCodec {
-    let isStructured: Bool
-
     /// The most bytes of text that an error carries.
     static let messageBytesMax = 1024
 
+    let form: NBDMessageForm
+    /// The length of a request's header.
+    let requestBytes: Int
     /// The length of what precedes a read's data.
-    var readHeadBytes: Int { isStructured ? NBDSize.structuredReplyBytes + 8 : successBytes }
-
+    let readHeadBytes: Int
     /// The length of a reply that says nothing but "done".
-    var successBytes: Int {
-        isStructured ? NBDSize.structuredReplyBytes : NBDSize.simpleReplyBytes
+    let successBytes: Int
+
+    init(_ form: NBDMessageForm) {
+        self.form = form
+        requestBytes = form.requestBytes
+        switch form {
+        case .simple:
+            successBytes = NBDSize.simpleReplyBytes
+            readHeadBytes = successBytes
+        case .structured, .extended:
+            successBytes =
+                form == .extended ? NBDSize.extendedHeaderBytes : NBDSize.structuredReplyBytes
+            readHeadBytes = successBytes + 8
+        }
     }
+
+    /// The request whose header is at `bytes`; nil if the client cannot be followed any further.
+    @inline(__always)
+    func request(at bytes: UnsafeRawPointer) -> NBDRequest? { NBDRequest(bytes, form) }
 
     /// Puts what precedes the data of `request`, a read of at least one byte, at `target`.
     @inline(__always)
     func putReadHead(_ request: NBDRequest, at target: UnsafeMutableRawPointer) {
-        guard isStructured else { return putSuccess(request.cookie, at: target) }
-        Self.putChunk(
-            .offsetData, cookie: request.cookie, lengthBytes: request.lengthBytes + 8, at: target)
-        target.storeBigEndian(request.offset, NBDSize.structuredReplyBytes)
+        guard form != .simple else { return putSuccess(request, at: target) }
+        putChunk(
+            .offsetData, request, lengthBytes: UInt32(truncatingIfNeeded: request.lengthBytes) + 8,
+            at: target)
+        target.storeBigEndian(request.offset, successBytes)
     }
 
     /// Puts a reply that says "done" at `target`.
     @inline(__always)
-    func putSuccess(_ cookie: UInt64, at target: UnsafeMutableRawPointer) {
-        guard isStructured else {
-            return Self.putSimple(error: 0, cookie: cookie, at: target)
+    func putSuccess(_ request: NBDRequest, at target: UnsafeMutableRawPointer) {
+        guard form != .simple else {
+            return Self.putSimple(error: 0, cookie: request.cookie, at: target)
         }
-        Self.putChunk(.none, cookie: cookie, lengthBytes: 0, at: target)
+        putChunk(.none, request, lengthBytes: 0, at: target)
     }
 
-    /// A reply that says what failed.
-    func failure(_ code: NBDErrorCode, _ message: String, cookie: UInt64) -> [UInt8] {
-        guard isStructured else {
+    /// A reply that says what failed, and where if that is known.
+    func failure(_ failure: NBDFailure, _ request: NBDRequest) -> [UInt8] {
+        guard form != .simple else {
             return Self.bytes(NBDSize.simpleReplyBytes) {
-                Self.putSimple(error: code.rawValue, cookie: cookie, at: $0)
+                Self.putSimple(error: failure.code.rawValue, cookie: request.cookie, at: $0)
             }
         }
-        let text = Self.shortened(message)
-        var reply = Self.bytes(NBDSize.structuredReplyBytes) {
-            Self.putChunk(.error, cookie: cookie, lengthBytes: UInt32(6 + text.count), at: $0)
+        let text = Self.shortened(failure.reason)
+        let offset = failure.offset.flatMap { Self.isInside($0, request) ? $0 : nil }
+        var reply = Self.bytes(successBytes) {
+            putChunk(
+                offset == nil ? .error : .errorOffset, request,
+                lengthBytes: UInt32((offset == nil ? 6 : 14) + text.count), at: $0)
         }
-        reply.appendBigEndian(code.rawValue)
+        reply.appendBigEndian(failure.code.rawValue)
         reply.appendBigEndian(UInt16(text.count))
         reply += text
+        if let offset { reply.appendBigEndian(offset) }
         return reply
     }
 
-    /// A reply with the runs of each negotiated context; there must be at least one context, and
-    /// the connection must use structured replies.
+    /// A reply with the runs of some negotiated contexts. There must be at least one context, the
+    /// replies of the connection must have chunks, and no run be longer than the request.
     func blockStatus(
-        _ contexts: [(id: UInt32, runs: [NBDStatusRun])], cookie: UInt64
+        _ contexts: [(id: UInt32, runs: [NBDStatusRun])], _ request: NBDRequest
     ) -> [UInt8] {
-        precondition(isStructured && !contexts.isEmpty)
+        precondition(form.hasChunks && !contexts.isEmpty)
+        let isWide = form == .extended
         var reply: [UInt8] = []
+        reply.reserveCapacity(
+            contexts.reduce(0) { $0 + successBytes + 8 + (isWide ? 16 : 8) * $1.runs.count })
         for (index, context) in contexts.enumerated() {
             let isLast = index == contexts.count - 1
-            reply += Self.bytes(NBDSize.structuredReplyBytes) {
-                Self.putChunk(
-                    .blockStatus, isDone: isLast, cookie: cookie,
-                    lengthBytes: UInt32(4 + 8 * context.runs.count), at: $0)
+            let lengthBytes = isWide ? 8 + 16 * context.runs.count : 4 + 8 * context.runs.count
+            reply += Self.bytes(successBytes) {
+                putChunk(
+                    isWide ? .blockStatusExtended : .blockStatus, isDone: isLast, request,
+                    lengthBytes: UInt32(lengthBytes), at: $0)
             }
             reply.appendBigEndian(context.id)
+            if isWide { reply.appendBigEndian(UInt32(context.runs.count)) }
             for run in context.runs {
-                reply.appendBigEndian(run.lengthBytes)
-                reply.appendBigEndian(run.flags)
+                if isWide {
+                    reply.appendBigEndian(run.lengthBytes)
+                    reply.appendBigEndian(UInt64(run.flags))
+                } else {
+                    reply.appendBigEndian(UInt32(run.lengthBytes))
+                    reply.appendBigEndian(run.flags)
+                }
             }
         }
         return reply
@@ -92,15 +126,26 @@ struct NBDReplyCodec {
     }
 
     @inline(__always)
-    private static func putChunk(
-        _ type: NBDChunkType, isDone: Bool = true, cookie: UInt64, lengthBytes: UInt32,
+    private func putChunk(
+        _ type: NBDChunkType, isDone: Bool = true, _ request: NBDRequest, lengthBytes: UInt32,
         at target: UnsafeMutableRawPointer
     ) {
-        target.storeBigEndian(NBDMagic.structuredReply, 0)
         target.storeBigEndian(isDone ? nbdChunkDone : 0, 4)
         target.storeBigEndian(type.rawValue, 6)
-        target.storeBigEndian(cookie, 8)
-        target.storeBigEndian(lengthBytes, 16)
+        target.storeBigEndian(request.cookie, 8)
+        if form == .extended {
+            target.storeBigEndian(NBDMagic.extendedReply, 0)
+            target.storeBigEndian(request.offset, 16)
+            target.storeBigEndian(UInt64(lengthBytes), 24)
+        } else {
+            target.storeBigEndian(NBDMagic.structuredReply, 0)
+            target.storeBigEndian(lengthBytes, 16)
+        }
+    }
+
+    // Places in a request whose own end is beyond all numbers are compared without adding.
+    private static func isInside(_ offset: UInt64, _ request: NBDRequest) -> Bool {
+        offset >= request.offset && offset - request.offset < request.lengthBytes
     }
 
     private static func bytes(

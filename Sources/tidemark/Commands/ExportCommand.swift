@@ -4,10 +4,13 @@ import ArgumentParser
 struct ExportCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "export",
-        abstract: "Show what the NBD server offers.",
+        abstract: "Offer volumes and restore points to NBD clients.",
         discussion: """
+            Every volume is offered under its own name. What is added here comes besides that, and \
+            lasts until it is removed or the agent ends.
+
             Example:
               tidemark export list
             """,
-        subcommands: [ExportListCommand.self])
+        subcommands: [ExportAddCommand.self, ExportListCommand.self, ExportRemoveCommand.self])
 }

@@ -14,15 +14,17 @@ struct ExportListCommand: ClientCommand {
     @OptionGroup var global: GlobalOptions
 
     func run(_ agent: AgentSession) async throws {
-        let exports = try await agent.execute(QueryExports.self)
+        let exports = try await agent.execute(QueryBlockExports.self)
         try agent.console.result(exports) {
             var table = TextTable([
-                .text("NAME"), .text("VOLUME"), .text("MODE"), .number("CLIENTS"), .text("URI"),
+                .text("NAME"), .text("SHOWS"), .text("MODE"), .text("BITMAPS"),
+                .number("CLIENTS"), .text("URI"),
             ])
             for export in exports {
                 table.append([
-                    export.name, export.volume, export.readOnly ? "read-only" : "read-write",
-                    "\(export.connections)", export.uri,
+                    export.name, export.nodeName,
+                    export.writable ? "read-write" : "read-only",
+                    export.bitmaps.joined(separator: ","), "\(export.connections)", export.uri,
                 ])
             }
             return table.text

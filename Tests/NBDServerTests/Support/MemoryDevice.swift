@@ -15,6 +15,8 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
         var discards = 0
         /// `mayUnmap` of each write of zeroes.
         var unmaps: [Bool] = []
+        /// What was written since the last flush began.
+        var unflushedBytes = 0
     }
 
     private struct State {
@@ -84,7 +86,10 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) -> Bool {
         guard answersNow else { return false }
-        try change("write") { $0.writesNow += 1 }
+        try change("write") {
+            $0.writesNow += 1
+            $0.unflushedBytes += source.count
+        }
         copyIn(offset, source)
         return true
     }
@@ -97,7 +102,10 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
 
     func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
         await pause()
-        try change("write") { $0.writes += 1 }
+        try change("write") {
+            $0.writes += 1
+            $0.unflushedBytes += source.count
+        }
         copyIn(offset, source.readOnlyBytes)
     }
 
@@ -115,7 +123,10 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
 
     func flush() async throws(BlockError) {
         await pause()
-        try change("flush") { $0.flushes += 1 }
+        try change("flush") {
+            $0.flushes += 1
+            $0.unflushedBytes = 0
+        }
     }
 
     func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {

@@ -16,7 +16,7 @@ final class ServerFixture: Sendable {
 
     /// Starts a server, runs `body` with it, stops it and removes its folder.
     static func run(
-        _ exports: [MemoryExport], limits: NBDLimits = NBDLimits(),
+        _ exports: [DeviceExport], limits: NBDLimits = NBDLimits(),
         _ body: (ServerFixture) async throws -> Void
     ) async throws {
         let fixture = try ServerFixture(exports, limits)
@@ -26,14 +26,14 @@ final class ServerFixture: Sendable {
         } catch {
             result = .failure(error)
         }
-        for export in exports { export.memory.release() }
+        for export in exports { (export.device as? MemoryDevice)?.release() }
         await fixture.server.stop()
         try FileManager.default.removeItem(atPath: fixture.folder)
         try result.get()
         #expect(exports.allSatisfy { $0.openedCount == $0.closedCount })
     }
 
-    private init(_ exports: [MemoryExport], _ limits: NBDLimits) throws {
+    private init(_ exports: [DeviceExport], _ limits: NBDLimits) throws {
         folder = NSTemporaryDirectory() + "tidemark-nbd-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(
             atPath: folder, withIntermediateDirectories: true)

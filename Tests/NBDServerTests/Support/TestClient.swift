@@ -15,6 +15,10 @@ final class TestClient: @unchecked Sendable {
         var cookie: UInt64
         var error: UInt32 = 0
         var message = ""
+        /// Where it failed, if the reply says so.
+        var errorOffset: UInt64?
+        /// The offset that the header of an extended reply repeats.
+        var requestOffset: UInt64?
         var type: UInt16?
         var isDone = true
         /// The data of a read, or the payload of any other chunk.
@@ -22,6 +26,7 @@ final class TestClient: @unchecked Sendable {
     }
 
     private let descriptor: Int32
+    private var form = NBDMessageForm.simple
 
     init(connectingTo path: String) throws {
         descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
@@ -112,11 +117,20 @@ final class TestClient: @unchecked Sendable {
     }
 
     /// Goes through the handshake up to the transmission phase.
-    func open(_ export: String, isStructured: Bool = true, contexts: [String] = []) throws {
+    func open(
+        _ export: String, form: NBDMessageForm = .structured, contexts: [String] = []
+    ) throws {
         try greet()
-        if isStructured {
-            try sendOption(NBDOption.structuredReply.rawValue)
-            #expect(try optionReply(to: NBDOption.structuredReply.rawValue).type == 1)
+        self.form = form
+        let option: NBDOption? =
+            switch form {
+            case .simple: nil
+            case .structured: .structuredReply
+            case .extended: .extendedHeaders
+            }
+        if let option {
+            try sendOption(option.rawValue)
+            #expect(try optionReply(to: option.rawValue).type == 1)
         }
         if !contexts.isEmpty {
             let option = NBDOption.setMetaContext.rawValue
@@ -127,13 +141,27 @@ final class TestClient: @unchecked Sendable {
         #expect(try optionReplies(to: NBDOption.go.rawValue).last?.type == 1)
     }
 
+    /// Goes through the handshake; false, or an error, if the server turns the client away.
+    func tryOpen(_ export: String) throws -> Bool {
+        _ = try receive(18)
+        try send(bigEndian(3 as UInt32))
+        try sendOption(NBDOption.go.rawValue, infoPayload(export))
+        while true {
+            let head = try receive(20)
+            _ = try receive(Int(number(head, 16, UInt32.self)))
+            let type = number(head, 12, UInt32.self)
+            if type != NBDOptionReplyType.info.rawValue { return type == 1 }
+        }
+    }
+
     /// Sends a request.
     func sendRequest(_ request: NBDRequest, _ payload: [UInt8] = []) throws {
-        try send(encoded(request) + payload)
+        try send(encoded(request, form) + payload)
     }
 
     /// The next reply; simple replies to reads need `dataBytes`.
     func reply(dataBytes: Int = 0) throws -> Reply {
+        if form == .extended { return try extendedReply() }
         let magic = number(try receive(4), 0, UInt32.self)
         if magic == NBDMagic.simpleReply {
             let rest = try receive(12)
@@ -144,15 +172,34 @@ final class TestClient: @unchecked Sendable {
         }
         try #require(magic == NBDMagic.structuredReply)
         let rest = try receive(16)
-        let payload = try receive(Int(number(rest, 12, UInt32.self)))
+        return try chunk(rest, cookie: 4, payload: receive(Int(number(rest, 12, UInt32.self))))
+    }
+
+    private func extendedReply() throws -> Reply {
+        let head = try receive(NBDSize.extendedHeaderBytes)
+        try #require(number(head, 0, UInt32.self) == NBDMagic.extendedReply)
+        let length = try #require(Int(exactly: number(head, 24, UInt64.self)))
+        var reply = try chunk(
+            Array(head[4...]), cookie: 4, payload: receive(length))
+        reply.requestOffset = number(head, 16, UInt64.self)
+        return reply
+    }
+
+    private func chunk(_ rest: [UInt8], cookie: Int, payload: [UInt8]) throws -> Reply {
         var reply = Reply(
-            cookie: number(rest, 4, UInt64.self), type: number(rest, 2, UInt16.self),
+            cookie: number(rest, cookie, UInt64.self), type: number(rest, 2, UInt16.self),
             isDone: number(rest, 0, UInt16.self) == 1, payload: payload)
         switch reply.type {
-        case NBDChunkType.error.rawValue:
+        case NBDChunkType.error.rawValue, NBDChunkType.errorOffset.rawValue:
             reply.error = number(payload, 0, UInt32.self)
-            #expect(Int(number(payload, 4, UInt16.self)) == payload.count - 6)
-            reply.message = String(decoding: payload[6...], as: UTF8.self)
+            let textEnd = 6 + Int(number(payload, 4, UInt16.self))
+            reply.message = String(decoding: payload[6..<textEnd], as: UTF8.self)
+            if reply.type == NBDChunkType.errorOffset.rawValue {
+                #expect(payload.count == textEnd + 8)
+                reply.errorOffset = number(payload, textEnd, UInt64.self)
+            } else {
+                #expect(payload.count == textEnd)
+            }
             reply.payload = []
         case NBDChunkType.offsetData.rawValue:
             reply.payload = Array(payload[8...])
@@ -165,7 +212,7 @@ final class TestClient: @unchecked Sendable {
     func exchange(_ request: NBDRequest, _ payload: [UInt8] = []) throws -> Reply {
         try sendRequest(request, payload)
         let isRead = request.type == NBDCommand.read.rawValue
-        return try reply(dataBytes: isRead ? Int(request.lengthBytes) : 0)
+        return try reply(dataBytes: isRead ? Int(clamping: request.lengthBytes) : 0)
     }
 }
 
@@ -184,9 +231,15 @@ func number<T: FixedWidthInteger & BitwiseCopyable>(
 }
 
 /// A request as a client sends it.
-func encoded(_ request: NBDRequest) -> [UInt8] {
-    bigEndian(NBDMagic.request) + bigEndian(request.flags.rawValue) + bigEndian(request.type)
-        + bigEndian(request.cookie) + bigEndian(request.offset) + bigEndian(request.lengthBytes)
+func encoded(_ request: NBDRequest, _ form: NBDMessageForm = .structured) -> [UInt8] {
+    let isExtended = form == .extended
+    var flags = request.flags
+    if isExtended && request.hasPayload { flags.insert(.payloadLength) }
+    return bigEndian(isExtended ? NBDMagic.extendedRequest : NBDMagic.request)
+        + bigEndian(flags.rawValue) + bigEndian(request.type) + bigEndian(request.cookie)
+        + bigEndian(request.offset)
+        + (isExtended
+            ? bigEndian(request.lengthBytes) : bigEndian(UInt32(request.lengthBytes)))
 }
 
 /// A string as options carry it.

@@ -5,9 +5,17 @@ import Testing
 func tool(
     _ path: String, _ arguments: String..., sourceLocation: SourceLocation = #_sourceLocation
 ) throws -> String {
+    try tool([path] + arguments, sourceLocation: sourceLocation)
+}
+
+/// Runs the program whose path is the first of `command`; see above.
+func tool(
+    _ command: [String], sourceLocation: SourceLocation = #_sourceLocation
+) throws -> String {
+    let path = command[0]
     let process = Process()
     process.executableURL = URL(fileURLWithPath: path)
-    process.arguments = arguments
+    process.arguments = Array(command[1...])
     let output = Pipe()
     process.standardOutput = output
     process.standardError = output

@@ -2,28 +2,28 @@ import BlockCore
 import NBDServer
 import Synchronization
 
-/// An export of a `MemoryDevice` with fixed dirty bitmaps.
-final class MemoryExport: NBDExport {
+/// An export of any device with fixed dirty bitmaps.
+final class DeviceExport: NBDExport {
     let name: String
     let description: String
-    let memory: MemoryDevice
+    let device: any BlockDevice
     let isReadOnly: Bool
     private let bitmaps: [String: [ByteRange]]
     private let opened = Atomic(0)
     private let closed = Atomic(0)
 
-    var device: any BlockDevice { memory }
     var bitmapNames: [String] { bitmaps.keys.sorted() }
     var openedCount: Int { opened.load(ordering: .sequentiallyConsistent) }
     var closedCount: Int { closed.load(ordering: .sequentiallyConsistent) }
 
     /// `bitmaps` maps names to the dirty ranges, in order and apart from each other.
     init(
-        _ name: String, _ memory: MemoryDevice, description: String = "", isReadOnly: Bool = false,
+        _ name: String, _ device: any BlockDevice, description: String = "",
+        isReadOnly: Bool = false,
         bitmaps: [String: [ByteRange]] = [:]
     ) {
         self.name = name
-        self.memory = memory
+        self.device = device
         self.description = description
         self.isReadOnly = isReadOnly
         self.bitmaps = bitmaps

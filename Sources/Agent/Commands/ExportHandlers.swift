@@ -1,0 +1,113 @@
+import BlockCore
+import Control
+import Jobs
+import NBDServer
+import Repository
+import Volumes
+
+extension Agent {
+    /// What adds, lists and removes exports.
+    func registerExportCommands(in table: inout CommandTable) {
+        let finder = PointFinder(repositories: repositories)
+        table.on(BlockExportAdd.self) { arguments in
+            try await add(arguments, finder)
+            return Nothing()
+        }
+        table.on(BlockExportDelete.self) { arguments in
+            switch await exports.remove(arguments.id, isHard: arguments.mode == .hard) {
+            case .removed: events.broadcast(exportDeleted: arguments.id)
+            case .absent: throw ControlError.noSuchExport(arguments.id)
+            case .inUse(let clients):
+                throw ControlError.exportInUse(arguments.id, clients: clients)
+            }
+            return Nothing()
+        }
+        table.on(QueryBlockExports.self) { _ in
+            var infos: [ExportInfo] = []
+            for export in await exports.all() {
+                infos.append(
+                    ExportInfo(
+                        id: export.id, nodeName: export.nodeName,
+                        shuttingDown: await exports.isLeaving(export.id), name: export.name,
+                        description: export.description,
+                        uri: configuration.uri(ofExport: export.name),
+                        writable: !export.isReadOnly, bitmaps: export.bitmapNames,
+                        connections: export.connectionCount))
+            }
+            return infos
+        }
+    }
+
+    /// Takes an export away from whoever uses it.
+    func removeExport(_ id: String) async {
+        if await exports.remove(id, isHard: true) == .removed {
+            events.broadcast(exportDeleted: id)
+        }
+    }
+
+    private func add(_ arguments: BlockExportAdd.Arguments, _ finder: PointFinder) async throws {
+        guard await exports.export(arguments.id) == nil else {
+            throw ControlError.exportExists(arguments.id)
+        }
+        let export: any AgentExport
+        switch (arguments.nodeName, arguments.point) {
+        case (let volume?, nil): export = try await volumeExport(volume, arguments)
+        case (nil, let point?): export = try await pointExport(point, arguments, finder)
+        default:
+            throw ControlError.generic("Give one of the parameters 'node-name' and 'point'")
+        }
+        do throws(BlockError) {
+            try await exports.add(export)
+        } catch {
+            await export.wasRemoved()
+            throw error
+        }
+    }
+
+    private func volumeExport(
+        _ name: String, _ arguments: BlockExportAdd.Arguments
+    ) async throws -> any AgentExport {
+        let volume = try await volumes.volume(name)
+        let isWritable = arguments.writable ?? false
+        guard !isWritable || !volume.isReadOnly else {
+            throw ControlError.generic("Cannot export volume '\(name)' writable: it is read-only")
+        }
+        var bitmaps: [String] = []
+        for source in arguments.bitmaps ?? [] {
+            switch source {
+            case .local(let bitmap): bitmaps.append(bitmap)
+            case .external(let reference):
+                guard reference.node == name else {
+                    throw ControlError.generic(
+                        "Bitmap '\(reference.name)' is of volume '\(reference.node)', not of the "
+                            + "exported '\(name)'")
+                }
+                bitmaps.append(reference.name)
+            }
+        }
+        guard Set(bitmaps).count == bitmaps.count else {
+            throw ControlError.generic("Parameter 'bitmaps' names a bitmap twice")
+        }
+        try await volume.holdBitmaps(bitmaps)
+        return VolumeExport(
+            volume, id: arguments.id, name: arguments.name ?? name,
+            description: arguments.description, isReadOnly: !isWritable, bitmaps: bitmaps)
+    }
+
+    private func pointExport(
+        _ text: String, _ arguments: BlockExportAdd.Arguments, _ finder: PointFinder
+    ) async throws -> any AgentExport {
+        guard arguments.writable != true else {
+            throw ControlError.generic(
+                "Cannot export a restore point writable: restore it as a volume instead")
+        }
+        guard arguments.bitmaps?.isEmpty != false else {
+            throw ControlError.generic("A restore point has no bitmaps to export")
+        }
+        let point = try await finder.resolve(text)
+        let device = try await point.repository.repository.openPoint(point.id)
+        return PointExport(
+            device, point: point, id: arguments.id, name: arguments.name,
+            description: arguments.description)
+    }
+}
