@@ -52,6 +52,27 @@ int clinux_lock_file(int fd, bool exclusive) {
     return fcntl(fd, F_OFD_SETLK, &lock);
 }
 
+static struct flock byte_lock(short type, int64_t offset) {
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = offset;
+    lock.l_len = 1;
+    return lock;
+}
+
+int clinux_lock_byte(int fd, int64_t offset) {
+    struct flock lock = byte_lock(F_RDLCK, offset);
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+int clinux_is_byte_locked(int fd, int64_t offset) {
+    struct flock lock = byte_lock(F_WRLCK, offset);
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0) return -1;
+    return lock.l_type == F_UNLCK ? 0 : 1;
+}
+
 void clinux_name_thread(const char *name) {
     char shortened[16];
     strncpy(shortened, name, sizeof shortened - 1);

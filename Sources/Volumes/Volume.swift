@@ -17,6 +17,9 @@ package final class Volume: BlockDevice {
     /// The exact length; the top node may be longer by less than its sector size.
     package let lengthBytes: UInt64
 
+    /// The images that it consists of.
+    let chain: ImageChain
+    /// The device that shows the whole chain.
     let top: any BlockDevice
     let log: ActivityLog
     let locks = RangeLock()
@@ -36,14 +39,15 @@ package final class Volume: BlockDevice {
     nonisolated(unsafe) var duties = WriteDuties()
 
     init(
-        record: VolumeRecord, top: any BlockDevice, bitmaps table: BitmapTable,
+        record: VolumeRecord, chain: ImageChain, bitmaps table: BitmapTable,
         queue: CatalogQueue
     ) {
         id = record.id
         uuid = record.uuid.uuidString.lowercased()
         name = record.name
         lengthBytes = record.lengthBytes
-        self.top = top
+        self.chain = chain
+        top = chain.top
         self.queue = queue
         log = ActivityLog(
             volumeID: record.id, lengthBytes: record.lengthBytes, regionBytes: record.regionBytes,
@@ -109,7 +113,7 @@ package final class Volume: BlockDevice {
                 try transaction.setCleanlyClosed(true, volume: id)
             }
         }
-        try await top.close()
+        try await chain.close()
     }
 
     /// Runs `body` on the catalog's thread at an instant at which no write is in flight; past the

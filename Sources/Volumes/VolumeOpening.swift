@@ -11,19 +11,13 @@ import Foundation
 // durable state cover less. A clean stop leaves an empty log, and nothing is marked.
 
 enum VolumeOpening {
-    /// Adds a volume to the catalog and opens it.
+    /// Adds a volume of an opened chain to the catalog.
     static func create(
-        name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool,
-        queue: CatalogQueue
+        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
-        let chain = try await IOPool.background.run { () throws(BlockError) in
-            try ImageOpener.chain(path: path, format: format).map {
-                ChainFile(path: $0.path, format: $0.format)
-            }
-        }
-        let nodes = chain.enumerated().map { position, file in
+        let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
-                format: file.format.rawValue, path: file.path, isOwned: isOwned && position == 0)
+                format: node.format.rawValue, path: node.path, isOwned: isOwned && position == 0)
         }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
@@ -35,7 +29,7 @@ enum VolumeOpening {
             }
         }
         do throws(BlockError) {
-            return try await open(record, nodes, queue: queue)
+            return try await start(record, chain, queue: queue)
         } catch {
             try await queue.run { (catalog) throws(BlockError) in
                 try catalog.writing { (transaction) throws(CatalogError) in
@@ -50,10 +44,28 @@ enum VolumeOpening {
     static func open(
         _ record: VolumeRecord, _ nodes: [NodeRecord], queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
-        let top = try await openTop(of: record, nodes)
-        let volume = try await queue.run { (catalog) throws(BlockError) in
+        let chain = try await openChain(of: record, nodes)
+        do throws(BlockError) {
+            return try await start(record, chain, queue: queue)
+        } catch {
+            chain.unlock()
+            throw error
+        }
+    }
+
+    /// Brings the bitmaps of a volume whose images are open in order.
+    private static func start(
+        _ record: VolumeRecord, _ chain: ImageChain, queue: CatalogQueue
+    ) async throws(BlockError) -> Volume {
+        guard chain.top.lengthBytes >= record.lengthBytes else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
+                    + "\(record.lengthBytes) are recorded: it was cut by something else")
+        }
+        return try await queue.run { (catalog) throws(BlockError) in
             let table = try loadBitmaps(of: record, from: catalog)
-            let volume = Volume(record: record, top: top, bitmaps: table, queue: queue)
+            let volume = Volume(record: record, chain: chain, bitmaps: table, queue: queue)
             let regions = try catalog.reading { (catalog) throws(CatalogError) in
                 try catalog.announcedRegions(ofVolume: record.id)
             }
@@ -66,32 +78,19 @@ enum VolumeOpening {
             }
             return volume
         }
-        return volume
     }
 
-    private struct ChainFile: Sendable {
-        let path: String
-        let format: ImageFormat
-    }
-
-    private static func openTop(
+    private static func openChain(
         of record: VolumeRecord, _ nodes: [NodeRecord]
-    ) async throws(BlockError) -> any BlockDevice {
+    ) async throws(BlockError) -> ImageChain {
         guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
             throw BlockError(
                 .corrupt, "open the volume", on: record.name,
                 detail: "the catalog names no top node of a known format")
         }
-        let top = try await IOPool.guest.run { () throws(BlockError) in
+        return try await IOPool.guest.run { () throws(BlockError) in
             try ImageOpener.open(path: node.path, format: format, readOnly: false, pool: .guest)
         }
-        guard top.lengthBytes >= record.lengthBytes else {
-            throw BlockError(
-                .corrupt, "open the volume", on: record.name,
-                detail: "\(node.path) has \(top.lengthBytes) bytes, \(record.lengthBytes) "
-                    + "are recorded: it was cut by something else")
-        }
-        return top
     }
 
     private static func loadBitmaps(

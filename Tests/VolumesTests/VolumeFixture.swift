@@ -12,6 +12,7 @@ struct VolumeFixture {
     let directory: TemporaryDirectory
     let lengthBytes: UInt64
     let commitFailure = CommitFailure()
+    private let lives = Lives()
 
     static let granularityBytes: UInt64 = 64 << 10
 
@@ -36,13 +37,16 @@ struct VolumeFixture {
     /// A store with one volume, "disk", and one recording bitmap, "changes".
     func startWithVolume() async throws -> (volume: Volume, queue: CatalogQueue) {
         let (store, queue) = try await start()
-        let volume = try await store.add("disk", path: imagePath, format: .raw)
+        let volume = try await store.add("disk", path: imagePath, format: .raw).volume
+        lives.add(volume)
         try await volume.addBitmap("changes", granularityBytes: Self.granularityBytes)
         return (volume, queue)
     }
 
     /// The catalog as a crash at this instant would leave it, opened by a new store.
     func restartAfterCrash() async throws -> Volume {
+        // The locks of a process that was killed go with it.
+        lives.unlockAll()
         let copy = directory.path("after-crash-\(UInt32.random(in: 0 ... .max))")
         try FileManager.default.createDirectory(
             atPath: copy, withIntermediateDirectories: false)
@@ -54,7 +58,24 @@ struct VolumeFixture {
         let queue = CatalogQueue(catalog: try Catalog(directory: copy))
         let store = VolumeStore(queue: queue, stateDirectory: copy)
         try await store.openAll()
-        return try await store.volume("disk")
+        let volume = try await store.volume("disk")
+        lives.add(volume)
+        return volume
+    }
+}
+
+/// The volumes that were opened, for as long as somebody uses them.
+private final class Lives: Sendable {
+    private struct Life {
+        weak var volume: Volume?
+    }
+
+    private let lives = Mutex<[Life]>([])
+
+    func add(_ volume: Volume) { lives.withLock { $0.append(Life(volume: volume)) } }
+
+    func unlockAll() {
+        for life in lives.withLock({ $0 }) { life.volume?.chain.unlock() }
     }
 }
 

@@ -35,6 +35,13 @@ int clinux_start_writeback(int fd, int64_t offset, int64_t length);
 /// Takes a whole-file open-file-description lock without waiting. Returns 0, or -1 with EAGAIN.
 int clinux_lock_file(int fd, bool exclusive);
 
+/// Shares an open-file-description lock on one byte without waiting. Returns 0 or -1 with errno.
+int clinux_lock_byte(int fd, int64_t offset);
+
+/// Whether another open file description has a lock of any kind on that byte: 1, 0, or -1 with
+/// errno.
+int clinux_is_byte_locked(int fd, int64_t offset);
+
 /// Names the calling thread, as shown by top -H.
 void clinux_name_thread(const char *name);
 

@@ -8,7 +8,8 @@ struct VolumeImportCommand: ClientCommand {
         abstract: "Make a volume of an existing image.",
         discussion: """
             The image is used where it is; from then on only the agent may write to it. Without \
-            --format its format is probed.
+            --format its format is guessed from its first bytes, once. A guest can have written \
+            those, so say the format of an image that a guest has had.
 
             Example:
               tidemark volume import vm2 /images/vm2.qcow2
@@ -26,9 +27,10 @@ struct VolumeImportCommand: ClientCommand {
     var format: ImageFormat?
 
     func run(_ agent: AgentSession) async throws {
-        _ = try await agent.execute(
+        let imported = try await agent.execute(
             VolumeImport.self,
             .init(name: name, file: HostPath.absolute(file), format: format))
+        if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(volume.format), \(ByteSize.text(volume.size)), \(volume.uri)"

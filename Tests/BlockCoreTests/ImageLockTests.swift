@@ -1,0 +1,140 @@
+import BlockCore
+import Foundation
+import TestSupport
+import Testing
+
+/// QEMU's tools are the judges of QEMU's locks, in both directions.
+@Suite struct ImageLockTests {
+    private let directory: TemporaryDirectory
+    private var image: String { directory.path("disk.img") }
+
+    init() throws { directory = try TemporaryDirectory() }
+
+    private func makeImage(_ format: String) throws {
+        try Tool.check(["qemu-img", "create", "-q", "-f", format, image, "1M"])
+    }
+
+    @Test(arguments: ["raw", "qcow2"])
+    func toolsOfQEMUKeepAwayFromAnImageThatIsWritten(format: String) throws {
+        try makeImage(format)
+        let lock = try ImageLock(path: image, use: .writing)
+        for arguments in [
+            ["qemu-img", "info", "-f", format, image],
+            ["qemu-io", "-f", format, "-c", "write 0 4k", image],
+            ["qemu-img", "map", "-f", format, image],
+        ] {
+            let result = try Tool.run(arguments)
+            #expect(result.status != 0, "\(arguments)")
+            #expect(result.errors.contains("lock"), "\(result.errors)")
+        }
+        lock.release()
+        try Tool.check(["qemu-img", "info", "-f", format, image])
+        try Tool.check(["qemu-io", "-f", format, "-c", "write 0 4k", image])
+    }
+
+    @Test(arguments: ["raw", "qcow2"])
+    func toolsOfQEMUReadWithUsWhatIsRead(format: String) throws {
+        try makeImage(format)
+        let lock = try ImageLock(path: image, use: .reading)
+        try Tool.check(["qemu-img", "info", "-f", format, image])
+        try Tool.check(["qemu-io", "-r", "-f", format, "-c", "read 0 4k", image])
+        let write = try Tool.run(["qemu-io", "-f", format, "-c", "write 0 4k", image])
+        #expect(write.status != 0 && write.errors.contains("lock"), "\(write.errors)")
+        withExtendedLifetime(lock) {}
+    }
+
+    @Test(arguments: ["raw", "qcow2"])
+    func anImageThatQEMUWritesIsRefusedByNameAndWithARemedy(format: String) throws {
+        try makeImage(format)
+        let server = try Server(["qemu-nbd", "-t", "-f", format], image, directory)
+        for use in [ImageLock.Use.reading, .writing] {
+            let error = #expect(throws: BlockError.self) {
+                try ImageLock(path: image, use: use)
+            }
+            #expect(error?.kind == .busy && error?.operation == "lock" && error?.place == image)
+            #expect(error?.description.contains("fuser -v \(image)") == true)
+        }
+        server.stop()
+        _ = try ImageLock(path: image, use: .writing)
+    }
+
+    @Test func anImageThatQEMUReadsIsSharedWithReadersOnly() throws {
+        try makeImage("qcow2")
+        let server = try Server(["qemu-nbd", "-t", "-r", "-f", "qcow2"], image, directory)
+        let reader = try ImageLock(path: image, use: .reading)
+        #expect(throws: BlockError.self) { try ImageLock(path: image, use: .writing) }
+        reader.release()
+        server.stop()
+    }
+
+    @Test func aBackingFileIsSharedWithQEMUsOverlays() throws {
+        try makeImage("qcow2")
+        let overlay = directory.path("overlay.qcow2")
+        try Tool.check([
+            "qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "qcow2", overlay,
+        ])
+        let server = try Server(["qemu-nbd", "-t", "-f", "qcow2"], overlay, directory)
+        let backing = try ImageLock(path: image, use: .reading)
+        #expect(throws: BlockError.self) { try ImageLock(path: overlay, use: .reading) }
+        backing.release()
+        server.stop()
+    }
+
+    @Test func withinOneProcessTheSameRulesHold() throws {
+        try makeImage("raw")
+        let first = try ImageLock(path: image, use: .reading)
+        let second = try ImageLock(path: image, use: .reading)
+        #expect(throws: BlockError.self) { try ImageLock(path: image, use: .writing) }
+        first.release()
+        second.release()
+        let writer = try ImageLock(path: image, use: .writing)
+        #expect(throws: BlockError.self) { try ImageLock(path: image, use: .reading) }
+        #expect(writer.isInPlace)
+        try HostDirectory.rename(image, to: image + ".old")
+        #expect(!writer.isInPlace)
+    }
+
+    @Test func whatMerelyLooksIsWaitedFor() async throws {
+        try makeImage("raw")
+        let passing = try ImageLock(path: image, use: .reading)
+        Task.detached {
+            usleep(150_000)
+            passing.release()
+        }
+        _ = try ImageLock(path: image, use: .writing)
+    }
+
+    @Test func whatIsNoFileIsRefused() throws {
+        #expect(throws: BlockError.self) { try ImageLock(path: directory.path, use: .reading) }
+        try Tool.check(["mkfifo", image])
+        let error = #expect(throws: BlockError.self) { try ImageLock(path: image, use: .reading) }
+        #expect(error?.kind == .invalid)
+    }
+}
+
+/// An NBD server of QEMU's that has the image open until it is stopped.
+private final class Server {
+    private let process = Process()
+
+    init(_ command: [String], _ image: String, _ directory: TemporaryDirectory) throws {
+        let socket = directory.path("server.sock")
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments = command + ["-k", socket, image]
+        try process.run()
+        let deadline = Date(timeIntervalSinceNow: 20)
+        while !FileManager.default.fileExists(atPath: socket) {
+            guard process.isRunning, Date() < deadline else {
+                throw Tool.Failure(description: "\(command) does not start")
+            }
+            usleep(10_000)
+        }
+    }
+
+    deinit { stop() }
+
+    func stop() {
+        // qemu-nbd loses a SIGTERM that comes before its main loop.
+        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+        process.waitUntilExit()
+    }
+}
