@@ -38,6 +38,7 @@ package enum AgentMain {
             socketPath: configuration.nbdSocketPath, exports: agent.exports,
             report: { [log] message in log.info("NBD: \(message)") })
         try nbd.start()
+        let heartbeat = Task { await beat(agent) }
         let recovery = await recover(agent)
         var failure: (any Error)?
         do {
@@ -47,6 +48,7 @@ package enum AgentMain {
         }
         Readiness.notify("STOPPING=1")
         recovery.cancel()
+        heartbeat.cancel()
         await agent.jobs.stop()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
@@ -66,6 +68,10 @@ package enum AgentMain {
         for (name, reason) in await volumes.unavailable() {
             log.error("volume \(name) is not served: \(reason)")
         }
+        for volume in await volumes.volumes() {
+            guard let doubt = volume.doubt else { continue }
+            log.warning("the bitmaps of volume \(volume.name) are not trusted any more: \(doubt)")
+        }
         let events = QMPEventHub()
         let jobs = JobStore(
             report: { events.broadcast(job: $0) },
@@ -75,6 +81,16 @@ package enum AgentMain {
             repositories: repositories, jobs: jobs, exports: NBDExportTable(), events: events)
         for volume in await volumes.volumes() { try agent.export(volume) }
         return agent
+    }
+
+    /// Records from time to time that the volumes are open, until the task is cancelled.
+    private static func beat(_ agent: Agent) async {
+        while true {
+            do { try await Task.sleep(for: VolumeStore.heartbeatInterval) } catch { return }
+            do throws(BlockError) { try await agent.volumes.beat() } catch {
+                agent.log.warning("the heartbeat was not recorded: \(error)")
+            }
+        }
     }
 
     /// Starts the recovery and gives it a moment, so that commands normally find it done.

@@ -16,7 +16,8 @@ import Glibc
 //     reading    0         1 3         backing files, sources of copies
 //     writing    0 1 3     1 3         the image that a volume writes
 //
-// So readers share an image, and a writer has it alone. The locks belong to the open file
+// So readers share an image, and a writer has it alone. A block device that is written is claimed
+// from the kernel as well, which refuses one that is mounted or a part of another device. The locks belong to the open file
 // description: they end with the descriptor, and so with the process, however that ends.
 
 /// QEMU's locks on one image file, held until they are released or the last reference goes.
@@ -43,9 +44,19 @@ package final class ImageLock: Sendable {
     /// another node of this one, has it open in a way that does not go together with `use`. Blocks
     /// for up to half a second.
     package init(path: String, use: Use) throws(BlockError) {
+        var named = stat()
+        let isDevice = stat(path, &named) == 0 && named.st_mode & S_IFMT == S_IFBLK
         // Not blocking, so that a pipe by that name cannot hold us up.
-        let opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard opened >= 0 else { throw .system("open", on: path, errno: errno) }
+        let opened = open(
+            path,
+            O_RDONLY | O_CLOEXEC | O_NONBLOCK | (isDevice && use == .writing ? O_EXCL : 0))
+        guard opened >= 0 else {
+            guard errno == EBUSY else { throw .system("open", on: path, errno: errno) }
+            throw BlockError(
+                .busy, "lock", on: path,
+                detail: "the device is mounted, a part of another device or claimed by another "
+                    + "program: end that use and try again")
+        }
         self.path = path
         descriptor = HostMutex(opened)
         var status = stat()
@@ -56,10 +67,10 @@ package final class ImageLock: Sendable {
                 .invalid, "open", on: path, detail: "it is neither a file nor a block device")
         }
         for permission in use.usedPermissions {
-            try take(Self.usedBase + permission, opened)
+            try take(Self.usedBase + permission, use, opened)
         }
         for permission in use.forbiddenPermissions {
-            try take(Self.forbiddenBase + permission, opened)
+            try take(Self.forbiddenBase + permission, use, opened)
         }
         try check(use, opened)
     }
@@ -86,8 +97,52 @@ package final class ImageLock: Sendable {
         }
     }
 
-    private func take(_ byte: Int64, _ descriptor: Int32) throws(BlockError) {
+    /// What the system says of the locked file.
+    package struct Status: Sendable {
+        package let sizeBytes: UInt64
+        package let inode: UInt64
+        /// When its content last changed, in nanoseconds since 1970.
+        package let modifiedNanoseconds: Int64
+        package let isBlockDevice: Bool
+    }
+
+    /// Asks the system about the locked file.
+    package func status() throws(BlockError) -> Status {
+        try withDescriptor("ask the status") { (descriptor) throws(BlockError) in
+            var status = stat()
+            let size = clinux_size(descriptor)
+            guard fstat(descriptor, &status) == 0, size >= 0 else {
+                throw .system("ask the status", on: path, errno: errno)
+            }
+            return Status(
+                sizeBytes: UInt64(size), inode: UInt64(status.st_ino),
+                modifiedNanoseconds: Int64(status.st_mtim.tv_sec) * 1_000_000_000
+                    + Int64(status.st_mtim.tv_nsec),
+                isBlockDevice: status.st_mode & S_IFMT == S_IFBLK)
+        }
+    }
+
+    /// Makes the file durable, and also its times, which a device's flush may leave out. Blocks.
+    package func flush() throws(BlockError) {
+        try withDescriptor("flush") { (descriptor) throws(BlockError) in
+            guard fsync(descriptor) == 0 else { throw .system("flush", on: path, errno: errno) }
+        }
+    }
+
+    private func withDescriptor<T>(
+        _ operation: String, _ body: (Int32) throws(BlockError) -> T
+    ) throws(BlockError) -> T {
+        try descriptor.withLock { (descriptor) throws(BlockError) in
+            guard let descriptor else {
+                throw BlockError(.invalid, operation, on: path, detail: "it is not locked any more")
+            }
+            return try body(descriptor)
+        }
+    }
+
+    private func take(_ byte: Int64, _ use: Use, _ descriptor: Int32) throws(BlockError) {
         guard clinux_lock_byte(descriptor, byte) != 0 else { return }
+        if use == .reading, Self.meansNoLocks(errno) { return }
         // Only a program that follows other rules locks such a byte for itself alone.
         if errno == EAGAIN || errno == EACCES { throw conflict("has locked this image") }
         throw .system("lock", on: path, errno: errno)
@@ -118,8 +173,16 @@ package final class ImageLock: Sendable {
 
     private func isLocked(_ byte: Int64, _ descriptor: Int32) throws(BlockError) -> Bool {
         let answer = clinux_is_byte_locked(descriptor, byte)
-        guard answer >= 0 else { throw .system("lock", on: path, errno: errno) }
-        return answer == 1
+        if answer >= 0 { return answer == 1 }
+        // A writer has found out already.
+        if Self.meansNoLocks(errno) { return false }
+        throw .system("lock", on: path, errno: errno)
+    }
+
+    /// Whether the file system has no locks: then nobody can have locked anything, and whoever only
+    /// reads, perhaps from the last copy, is not kept from it.
+    private static func meansNoLocks(_ number: Int32) -> Bool {
+        number == ENOLCK || number == EOPNOTSUPP || number == ENOSYS
     }
 
     private func conflict(_ problem: String) -> BlockError {

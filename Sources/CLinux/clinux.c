@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -34,6 +35,11 @@ int clinux_zero_range(int fd, int64_t offset, int64_t length) {
 
 int clinux_allocate(int fd, int64_t offset, int64_t length) {
     return fallocate(fd, 0, offset, length);
+}
+
+int clinux_bypass_page_cache(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_DIRECT);
 }
 
 int64_t clinux_seek_data(int fd, int64_t offset) { return lseek(fd, offset, SEEK_DATA); }
@@ -90,6 +96,8 @@ int clinux_wait_readable(int fd, int timeout_milliseconds) {
     struct pollfd descriptor = {.fd = fd, .events = POLLIN};
     return poll(&descriptor, 1, timeout_milliseconds);
 }
+
+int clinux_event(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 int clinux_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
 

@@ -1,4 +1,5 @@
 package import BlockCore
+import DriverNBD
 import DriverQcow2
 import DriverRaw
 
@@ -8,13 +9,13 @@ package enum ImageFormat: String, Sendable, CaseIterable {
     case raw
 }
 
-/// Opens image files with the chain of nodes behind them.
+/// Opens image files, and exports of NBD servers, with the chain of nodes behind them.
 package enum ImageOpener {
     /// No chain is longer.
     private static let chainDepthMax = 200
 
-    /// Locks and opens `path` in the format given, and read-only whatever it names as its backing.
-    /// Blocks.
+    /// Locks and opens `path`, a file or the URI of an NBD export, in the format given, and
+    /// read-only whatever it names as its backing. Blocks.
     ///
     /// The format of a backing file is what the header above it says, never a guess: a guest that
     /// can write a raw image could make it look like another format.
@@ -30,11 +31,15 @@ package enum ImageOpener {
         path: String, format: ImageFormat, readOnly: Bool, pool: IOPool,
         above: [HostFile.Identity]
     ) throws(BlockError) -> [ImageNode] {
+        if NBDDevice.isURI(path) {
+            return [try exportNode(uri: path, format: format, readOnly: readOnly)]
+        }
         if let identity = HostFile.identity(of: path), above.contains(identity) {
             throw BlockError(
                 .corrupt, "open", on: path, detail: "the image is its own backing file")
         }
         let lock = try ImageLock(path: path, use: readOnly ? .reading : .writing)
+        let found = try ImageFingerprint(of: lock, format: format)
         var below: [ImageNode] = []
         let device: any BlockDevice
         switch format {
@@ -53,7 +58,24 @@ package enum ImageOpener {
             throw BlockError(
                 .busy, "open", on: path, detail: "it was replaced while it was being opened")
         }
-        return [ImageNode(path: path, format: format, device: device, lock: lock)] + below
+        let node = ImageNode(path: path, format: format, device: device, lock: lock, found: found)
+        return [node] + below
+    }
+
+    /// The protocol has no locks: who else uses the export is the server's to know.
+    private static func exportNode(
+        uri: String, format: ImageFormat, readOnly: Bool
+    ) throws(BlockError) -> ImageNode {
+        guard format == .raw else {
+            throw BlockError(
+                .unsupported, "open", on: uri,
+                detail: "what an NBD server exports can be used as raw only: "
+                    + "let the server open the \(format.rawValue) image")
+        }
+        let device = try NBDDevice.open(uri: uri, readOnly: readOnly)
+        return ImageNode(
+            path: uri, format: format, device: device, lock: nil,
+            found: ImageFingerprint(sizeBytes: device.lengthBytes))
     }
 
     private static func nodes(
@@ -65,13 +87,35 @@ package enum ImageOpener {
                 detail: "the backing chain is longer than \(chainDepthMax)")
         }
         return try nodes(
-            path: resolve(backing.name, from: path), format: format(of: backing, in: path),
+            path: try resolve(backing.name, from: path), format: format(of: backing, in: path),
             readOnly: true, pool: pool, above: above)
     }
 
-    /// `name` as the header of `path` means it: relative to the folder of `path`.
-    static func resolve(_ name: String, from path: String) -> String {
-        guard !name.hasPrefix("/"), let slash = path.lastIndex(of: "/") else { return name }
+    /// The format that the first bytes of `path` show: a guess, good for looking at the file. What
+    /// is to be opened for a guest takes `ImageProbe`.
+    package static func probe(path: String) throws(BlockError) -> ImageFormat {
+        let file = try HostFile(path: path, access: .readOnly)
+        var magic: [UInt8] = [0, 0, 0, 0]
+        try magic.withMutableBytes { (bytes) throws(BlockError) in
+            try file.read(at: 0, into: bytes)
+        }
+        return magic == [0x51, 0x46, 0x49, 0xFB] ? .qcow2 : .raw
+    }
+
+    /// `name` as the header of `path` means it: the URI of an NBD export, or a file, relative to
+    /// the folder of `path`.
+    static func resolve(_ name: String, from path: String) throws(BlockError) -> String {
+        if NBDDevice.isURI(name) || name.hasPrefix("/") { return name }
+        if let colon = name.firstIndex(of: ":"), !name[..<colon].contains("/") {
+            guard name.hasPrefix("file:") else {
+                throw BlockError(
+                    .unsupported, "open the backing file", on: path,
+                    detail: "\(name) is neither a file nor an NBD export; "
+                        + "a file whose name looks like that is written ./\(name)")
+            }
+            return try resolve(String(name[name.index(after: colon)...]), from: path)
+        }
+        guard let slash = path.lastIndex(of: "/") else { return name }
         return path[...slash] + name
     }
 

@@ -32,12 +32,15 @@ package struct ImageProbe: Sendable {
         try bytes.withMutableBytes { (bytes) throws(BlockError) in
             try file.read(at: 0, into: bytes)
         }
-        if bytes.starts(with: [0x51, 0x46, 0x49, 0xFB]) {
-            if let backing = try Qcow2Device.readHeader(path: path).backing {
+        if try ImageOpener.probe(path: path) == .qcow2 {
+            let header = try Qcow2Device.readHeader(path: path)
+            let externalData: UInt64 = 1 << 2
+            if header.backing != nil || header.incompatible & externalData != 0 {
                 throw BlockError(
                     .invalid, "guess the format", on: path,
-                    detail: "it looks like a qcow2 image over \(backing.name), which a guest "
-                        + "could have written into a raw one: say --format qcow2 or --format raw")
+                    detail: "it looks like a qcow2 image that names another file "
+                        + "(\(header.backing?.name ?? "for its data")), and a guest could have "
+                        + "written that into a raw one: say --format qcow2 or --format raw")
             }
             format = .qcow2
             warning = nil

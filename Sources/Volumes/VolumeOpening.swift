@@ -9,6 +9,9 @@ import Foundation
 // before it was written. They are marked dirty in every bitmap that was recording, the marks are
 // committed, and the regions leave the log in the same transaction: at no instant does the
 // durable state cover less. A clean stop leaves an empty log, and nothing is marked.
+//
+// Before that the images are compared with what is recorded of them (`ImageTrust`). If something
+// else may have written them, the bitmaps become inconsistent first, in a commit of its own.
 
 enum VolumeOpening {
     /// Adds a volume of an opened chain to the catalog.
@@ -17,7 +20,9 @@ enum VolumeOpening {
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
-                format: node.format.rawValue, path: node.path, isOwned: isOwned && position == 0)
+                driver: node.driver, format: node.format.rawValue, path: node.path,
+                isOwned: isOwned && position == 0,
+                fingerprint: node.found.text)
         }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
@@ -29,7 +34,7 @@ enum VolumeOpening {
             }
         }
         do throws(BlockError) {
-            return try await start(record, chain, queue: queue)
+            return try await start(record, nodes, chain, queue: queue)
         } catch {
             try await queue.run { (catalog) throws(BlockError) in
                 try catalog.writing { (transaction) throws(CatalogError) in
@@ -46,7 +51,7 @@ enum VolumeOpening {
     ) async throws(BlockError) -> Volume {
         let chain = try await openChain(of: record, nodes)
         do throws(BlockError) {
-            return try await start(record, chain, queue: queue)
+            return try await start(record, nodes, chain, queue: queue)
         } catch {
             chain.unlock()
             throw error
@@ -55,7 +60,7 @@ enum VolumeOpening {
 
     /// Brings the bitmaps of a volume whose images are open in order.
     private static func start(
-        _ record: VolumeRecord, _ chain: ImageChain, queue: CatalogQueue
+        _ record: VolumeRecord, _ nodes: [NodeRecord], _ chain: ImageChain, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         guard chain.top.lengthBytes >= record.lengthBytes else {
             throw BlockError(
@@ -63,9 +68,16 @@ enum VolumeOpening {
                 detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
                     + "\(record.lengthBytes) are recorded: it was cut by something else")
         }
+        let doubt = ImageTrust.doubt(record, recorded: nodes, found: chain.nodes)
         return try await queue.run { (catalog) throws(BlockError) in
+            if let doubt {
+                try catalog.writing { (transaction) throws(CatalogError) in
+                    try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt)
+                }
+            }
             let table = try loadBitmaps(of: record, from: catalog)
-            let volume = Volume(record: record, chain: chain, bitmaps: table, queue: queue)
+            let volume = Volume(
+                record: record, chain: chain, doubt: doubt, bitmaps: table, queue: queue)
             let regions = try catalog.reading { (catalog) throws(CatalogError) in
                 try catalog.announcedRegions(ofVolume: record.id)
             }
@@ -75,8 +87,21 @@ enum VolumeOpening {
             }
             try volume.persistAll(in: catalog) { (transaction) throws(CatalogError) in
                 try transaction.setCleanlyClosed(false, volume: record.id)
+                try transaction.beat([record.id], at: Date())
+                try transaction.setNodes(updated(nodes, by: chain), ofVolume: record.id)
             }
             return volume
+        }
+    }
+
+    /// The rows of the chain as it was found.
+    private static func updated(_ nodes: [NodeRecord], by chain: ImageChain) -> [NodeRecord] {
+        chain.nodes.enumerated().map { position, node in
+            NodeRecord(
+                driver: node.driver, format: node.format.rawValue, path: node.path,
+                isOwned: position < nodes.count && nodes[position].path == node.path
+                    && nodes[position].isOwned,
+                fingerprint: node.found.text)
         }
     }
 

@@ -1,5 +1,6 @@
 package import BlockCore
 package import Catalog
+import DriverNBD
 import DriverQcow2
 import DriverRaw
 import Foundation
@@ -130,6 +131,8 @@ package actor VolumeStore {
         let known: ImageFormat
         if let format {
             known = format
+        } else if NBDDevice.isURI(path) {
+            known = .raw
         } else {
             let probe = try await IOPool.background.run { () throws(BlockError) in
                 try ImageProbe(path: path)
@@ -187,6 +190,21 @@ package actor VolumeStore {
         }
     }
 
+    /// How often `beat` is to be called.
+    package static let heartbeatInterval = ImageTrust.heartbeatInterval
+
+    /// Records that the volumes are open now: after a crash, what changed their images later than
+    /// the last such record was not us.
+    package func beat() async throws(BlockError) {
+        let ids = volumes().filter { !$0.isReadOnly }.map(\.id)
+        guard !ids.isEmpty else { return }
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                try transaction.beat(ids, at: Date())
+            }
+        }
+    }
+
     /// Closes all volumes cleanly. The errors of those that could not be are returned.
     package func closeAll() async -> [BlockError] {
         var errors: [BlockError] = []
@@ -203,9 +221,9 @@ package actor VolumeStore {
     private func checkIsAlone(_ name: String, paths: [String]) async throws(BlockError) {
         let others = try await records()
         try await IOPool.background.run { () throws(BlockError) in
-            let chain = paths.compactMap(HostFile.identity(of:))
+            let chain = paths.compactMap(ImageIdentity.init(of:))
             for (other, nodes) in others {
-                let otherChain = nodes.compactMap { HostFile.identity(of: $0.path) }
+                let otherChain = nodes.compactMap { ImageIdentity(of: $0.path) }
                 let clash =
                     chain.first.map(otherChain.contains) == true
                     || otherChain.first.map(chain.contains) == true
@@ -228,6 +246,22 @@ package actor VolumeStore {
         guard open[name] == nil, failures[name] == nil, !reserved.contains(name) else {
             throw BlockError(
                 .invalid, "add the volume", on: name, detail: "there is a volume by that name")
+        }
+    }
+}
+
+/// What makes two images the same, whatever they are called.
+private enum ImageIdentity: Hashable {
+    case file(HostFile.Identity)
+    case export(uri: String)
+
+    init?(of path: String) {
+        if NBDDevice.isURI(path) {
+            self = .export(uri: path)
+        } else if let identity = HostFile.identity(of: path) {
+            self = .file(identity)
+        } else {
+            return nil
         }
     }
 }

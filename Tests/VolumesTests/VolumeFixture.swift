@@ -12,7 +12,6 @@ struct VolumeFixture {
     let directory: TemporaryDirectory
     let lengthBytes: UInt64
     let commitFailure = CommitFailure()
-    private let lives = Lives()
 
     static let granularityBytes: UInt64 = 64 << 10
 
@@ -38,15 +37,13 @@ struct VolumeFixture {
     func startWithVolume() async throws -> (volume: Volume, queue: CatalogQueue) {
         let (store, queue) = try await start()
         let volume = try await store.add("disk", path: imagePath, format: .raw).volume
-        lives.add(volume)
         try await volume.addBitmap("changes", granularityBytes: Self.granularityBytes)
         return (volume, queue)
     }
 
-    /// The catalog as a crash at this instant would leave it, opened by a new store.
+    /// Catalog and image as a crash at this instant would leave them, opened by a new store. They
+    /// are copies, since the first volume, which knows of no crash, still has the image locked.
     func restartAfterCrash() async throws -> Volume {
-        // The locks of a process that was killed go with it.
-        lives.unlockAll()
         let copy = directory.path("after-crash-\(UInt32.random(in: 0 ... .max))")
         try FileManager.default.createDirectory(
             atPath: copy, withIntermediateDirectories: false)
@@ -55,27 +52,24 @@ struct VolumeFixture {
             try FileManager.default.copyItem(
                 atPath: directory.path(name), toPath: "\(copy)/\(name)")
         }
+        let image = "\(copy)/disk.raw"
+        try FileManager.default.copyItem(atPath: imagePath, toPath: image)
+        let looks = try ImageFingerprint(of: ImageLock(path: image, use: .reading), format: .raw)
         let queue = CatalogQueue(catalog: try Catalog(directory: copy))
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                let id = try transaction.volume(named: "disk").id
+                try transaction.setNodes(
+                    [
+                        NodeRecord(
+                            format: "raw", path: image, isOwned: false, fingerprint: looks.text)
+                    ],
+                    ofVolume: id)
+            }
+        }
         let store = VolumeStore(queue: queue, stateDirectory: copy)
         try await store.openAll()
-        let volume = try await store.volume("disk")
-        lives.add(volume)
-        return volume
-    }
-}
-
-/// The volumes that were opened, for as long as somebody uses them.
-private final class Lives: Sendable {
-    private struct Life {
-        weak var volume: Volume?
-    }
-
-    private let lives = Mutex<[Life]>([])
-
-    func add(_ volume: Volume) { lives.withLock { $0.append(Life(volume: volume)) } }
-
-    func unlockAll() {
-        for life in lives.withLock({ $0 }) { life.volume?.chain.unlock() }
+        return try await store.volume("disk")
     }
 }
 

@@ -11,8 +11,9 @@ struct VolumeImportCommand: ClientCommand {
             --format its format is guessed from its first bytes, once. A guest can have written \
             those, so say the format of an image that a guest has had.
 
-            Example:
+            Examples:
               tidemark volume import vm2 /images/vm2.qcow2
+              tidemark volume import vm3 'nbd+unix:///disk?socket=/run/server.sock'
             """)
 
     @OptionGroup var global: GlobalOptions
@@ -20,7 +21,7 @@ struct VolumeImportCommand: ClientCommand {
     @Argument(help: "The name of the new volume.")
     var name: String
 
-    @Argument(help: "The image.", completion: .file())
+    @Argument(help: "The image: a file, or the URI of an NBD export.", completion: .file())
     var file: String
 
     @Option(help: "The format of the image.")
