@@ -48,10 +48,11 @@ package enum AgentMain {
         }
         Readiness.notify("STOPPING=1")
         recovery.cancel()
-        heartbeat.cancel()
         await agent.jobs.stop()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
+        // Not earlier: closing may take long, and writes to the images.
+        heartbeat.cancel()
         for error in unclean { log.error("a volume was not closed cleanly: \(error)") }
         if let error = failure ?? unclean.first { throw error }
         log.notice("stopped")

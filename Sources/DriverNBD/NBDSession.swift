@@ -17,7 +17,9 @@ import BlockCore
 //   is taken for granted, as by QEMU's client.
 // - It is *not* taken for granted of a server that merely stopped answering: it may do late what it
 //   was asked. A change that it leaves unanswered ends with `timedOut`, its outcome unknown, and no
-//   later change is accepted which it could overtake. Likewise if the server does not come back.
+//   later change is accepted which it could overtake. No flush either: what is flushed is taken to
+//   be final, and a backup would forget what that change may yet do. Likewise if the server does
+//   not come back.
 
 /// The state that the connections to one export share.
 final class NBDSession: Sendable {
@@ -86,12 +88,14 @@ final class NBDSession: Sendable {
             let failure = BlockError(
                 .timedOut, operation.name, on: uri, range: operation.range,
                 detail: "\(reason); whether it took effect is unknown")
-            if state.changeFailure == nil {
-                state.changeFailure = BlockError(
-                    .io, "write", on: uri,
-                    detail: "an earlier write has an unknown outcome, which a later one must not "
-                        + "meet: check the server and open the image anew")
+            func later(_ operation: String) -> BlockError {
+                BlockError(
+                    .io, operation, on: uri,
+                    detail: "an earlier write has an unknown outcome, and may happen yet: "
+                        + "check the server and open the image anew")
             }
+            state.changeFailure = state.changeFailure ?? later("write")
+            state.flushFailure = state.flushFailure ?? later("flush")
             return failure
         }
     }

@@ -12,7 +12,8 @@ import Foundation
 //   after an unclean one  the same for the backing images, which nobody writes. Our own last
 //                         writes changed the top after anything that could be recorded. What is
 //                         known is the last heartbeat, at most `heartbeatInterval` before our end:
-//                         a time of the image that is later than that, and a margin, is not ours
+//                         a time of the image that is later than that, and a margin, is not ours,
+//                         nor is one before our last open
 //
 // A change of the top shortly after an unclean stop, or one with the time set back, cannot be seen;
 // nor can changes of a block device, of which only the size is compared. Of an export of an NBD
@@ -72,6 +73,9 @@ private struct Comparison {
         // A qcow2 file grows while it is written.
         if let doubt = ofIdentity(includingSize: format == .raw) { return doubt }
         guard let time = found.modifiedNanoseconds else { return nil }
+        if let opened = expected.modifiedNanoseconds, time < opened {
+            return "\(path) is older than when the agent last opened it: it was put back"
+        }
         guard let heartbeat else { return "no heartbeat of the last run is recorded" }
         let allowed = ImageTrust.heartbeatInterval + ImageTrust.heartbeatMargin
         let latest = heartbeat.addingTimeInterval(TimeInterval(allowed.components.seconds))

@@ -102,10 +102,10 @@ import Testing
         #expect(!writer.isInPlace)
     }
 
-    @Test func whatMerelyLooksIsWaitedFor() async throws {
+    @Test func whatMerelyLooksIsWaitedFor() throws {
         try makeImage("raw")
         let passing = try ImageLock(path: image, use: .reading)
-        Task.detached {
+        HostThread.start(name: "looks") {
             usleep(150_000)
             passing.release()
         }

@@ -40,6 +40,40 @@ import Testing
         #expect(now[2] == 0 && now[3] == 9 && now[(33 << 20) + 2] == 9 && now[(33 << 20) + 3] == 0)
     }
 
+    @Test func anExportByTCPIsTheSame() async throws {
+        let served = try ServedImage(.nbdkit)
+        try writeFile(served.image, [UInt8](repeating: 8, count: 1 << 20))
+        // A relay from a port to the socket, so that the port can be one that is free.
+        try served.start()
+        let relay = try ServerProcess(
+            ["/usr/bin/python3", "-c", Self.relay, served.socket, served.socket + ".port"],
+            socket: served.socket + ".port")
+        let port = String(decoding: try readFile(served.socket + ".port"), as: UTF8.self)
+        let device = try NBDDevice.open(uri: "nbd://127.0.0.1:\(port)/", readOnly: false)
+        try await device.put([1, 2, 3], at: 777)
+        #expect(try await device.bytes(at: 776, 5) == [8, 1, 2, 3, 8])
+        try await device.close()
+        relay.stop()
+        served.stop()
+    }
+
+    private static let relay = """
+        import os, socket, sys, threading
+        listener = socket.create_server(('127.0.0.1', 0))
+        def pump(a, b):
+            while data := a.recv(65536): b.sendall(data)
+            b.shutdown(socket.SHUT_WR)
+        def serve():
+            while True:
+                client = listener.accept()[0]
+                server = socket.socket(socket.AF_UNIX); server.connect(sys.argv[1])
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+        with open(sys.argv[2] + '.new', 'w') as file: file.write(str(listener.getsockname()[1]))
+        os.rename(sys.argv[2] + '.new', sys.argv[2])
+        serve()
+        """
+
     @Test func whatCannotBeServedIsRefusedByName() throws {
         let served = try ServedImage(.nbdkit)
         let absent = #expect(throws: BlockError.self) { try served.open() }

@@ -116,19 +116,23 @@ import Testing
         #expect(try await device.bytes(at: 7, 1) == [content[7]])
         let later = await #expect(throws: BlockError.self) { try await device.put([2], at: 0) }
         #expect(later?.description.contains("unknown outcome") == true)
+        let flush = await #expect(throws: BlockError.self) { try await device.flush() }
+        #expect(flush?.description.contains("unknown outcome") == true)
         try? await device.close()
         served.stop()
     }
 
     @Test func aServerThatHangsEndsInTimeAndHoldsUpNothingElse() async throws {
         try served.serve(content)
-        let device = try served.open(hasty)
+        var options = hasty
+        options.stallLimit = .seconds(2)
+        let device = try served.open(options)
         served.signal(SIGSTOP)
         let start = ContinuousClock.now
         let write = Task { try await device.put([1], at: 0) }
         // Swift's own threads are free meanwhile.
         for _ in 0..<20 { try await Task.sleep(for: .milliseconds(5)) }
-        #expect(ContinuousClock.now - start < .milliseconds(600))
+        #expect(ContinuousClock.now - start < .milliseconds(1500))
         let error = await #expect(throws: BlockError.self) { try await write.value }
         #expect(error?.kind == .timedOut)
         served.signal(SIGCONT)

@@ -85,6 +85,22 @@ import Testing
         try lab.expectBackup(level: "full", reason: "bitmap-inconsistent")
     }
 
+    @Test func anImageThatWasPutBackAfterAKillIsNotTrusted() throws {
+        let lab = try TrustLab(format: "raw")
+        try lab.writeThroughAgent(1)
+        lab.kill()
+        try Tool.check(["touch", "-d", "-1 day", lab.image])
+        try lab.start()
+        #expect(try lab.inconsistency()?.contains("put back") == true)
+    }
+
+    @Test func theHeartbeatGoesOnWhileTheVolumeIsOpen() throws {
+        let lab = try TrustLab(format: "raw")
+        let first = try lab.heartbeatSeconds()
+        sleep(6)
+        #expect(try lab.heartbeatSeconds() - first >= 4)
+    }
+
     @Test(arguments: [true, false])
     func aChangedBackingFileIsNotTrusted(cleanly: Bool) throws {
         let lab = try TrustLab(format: "qcow2", hasBacking: true)
@@ -151,6 +167,17 @@ private final class TrustLab {
     func setTime(of path: String, to look: String) throws {
         let time = look.split(whereSeparator: \.isWhitespace)[2]
         try Tool.check(["touch", "-d", "@\(time)", path])
+    }
+
+    /// When the volume is known to have been open, by the catalog's word.
+    func heartbeatSeconds() throws -> Double {
+        let output = try Tool.check([
+            "python3", "-c",
+            "import sqlite3,sys; print(sqlite3.connect('file:'+sys.argv[1]+'?mode=ro', uri=True)"
+                + ".execute('SELECT heartbeatAt FROM volume').fetchone()[0] / 1e6)",
+            "\(agent.state)/catalog.sqlite",
+        ])
+        return try #require(Double(output.filter { !$0.isWhitespace }))
     }
 
     /// Why the one bitmap is inconsistent, if it is.
