@@ -46,6 +46,7 @@ let package = Package(
     targets: [
         // What the system provides: headers and module maps only.
         .target(name: "CLinux"),
+        .systemLibrary(name: "CNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
         .systemLibrary(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
@@ -57,7 +58,10 @@ let package = Package(
         layer("Catalog", ["Bitmaps", "BlockCore", grdb]),
         layer("DriverRaw", ["BlockCore"]),
         layer("DriverQcow2", ["BlockCore", "CZlib", "CZstd"]),
-        layer("Volumes", ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2"]),
+        layer("DriverNBD", ["BlockCore", "CNBD"]),
+        layer(
+            "Volumes",
+            ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2", "DriverNBD"]),
         layer("NBDServer", ["BlockCore", "CLinux"]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
         layer("Jobs", ["Volumes", "Repository", "DriverQcow2"]),
@@ -80,6 +84,7 @@ let package = Package(
         .testTarget(
             name: "DriverTests", dependencies: ["DriverRaw", "DriverQcow2", "TestSupport"],
             exclude: ["QemuBehaviours.md"], swiftSettings: settings),
+        tests("DriverNBDTests", ["DriverNBD"]),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),

@@ -38,6 +38,7 @@ package enum AgentMain {
             socketPath: configuration.nbdSocketPath, exports: agent.exports.table,
             report: { [log] message in log.info("NBD: \(message)") })
         try nbd.start()
+        let heartbeat = Task { await beat(agent) }
         let recovery = await recover(agent)
         var failure: (any Error)?
         do {
@@ -50,6 +51,8 @@ package enum AgentMain {
         await agent.jobs.stop()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
+        // Not earlier: closing may take long, and writes to the images.
+        heartbeat.cancel()
         for error in unclean { log.error("a volume was not closed cleanly: \(error)") }
         if let error = failure ?? unclean.first { throw error }
         log.notice("stopped")
@@ -66,6 +69,10 @@ package enum AgentMain {
         for (name, reason) in await volumes.unavailable() {
             log.error("volume \(name) is not served: \(reason)")
         }
+        for volume in await volumes.volumes() {
+            guard let doubt = volume.doubt else { continue }
+            log.warning("the bitmaps of volume \(volume.name) are not trusted any more: \(doubt)")
+        }
         let events = QMPEventHub()
         let jobs = JobStore(
             report: { events.broadcast(job: $0) },
@@ -75,6 +82,16 @@ package enum AgentMain {
             repositories: repositories, jobs: jobs, exports: ExportStore(), events: events)
         for volume in await volumes.volumes() { try await agent.export(volume) }
         return agent
+    }
+
+    /// Records from time to time that the volumes are open, until the task is cancelled.
+    private static func beat(_ agent: Agent) async {
+        while true {
+            do { try await Task.sleep(for: VolumeStore.heartbeatInterval) } catch { return }
+            do throws(BlockError) { try await agent.volumes.beat() } catch {
+                agent.log.warning("the heartbeat was not recorded: \(error)")
+            }
+        }
     }
 
     /// Starts the recovery and gives it a moment, so that commands normally find it done.

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 // Every read, write, flush, rename and unlink of an image or a repository file goes through
 // `HostFile` and `HostDirectory`: the one seam between the agent and its files.
@@ -20,6 +21,9 @@ package final class HostFile: StorageFile {
     package let path: String
     package let isReadOnly: Bool
     private let descriptor: Int32
+    /// Whether the file system can do that; found out by the first attempt.
+    let canPunchHoles = Atomic(true)
+    let canZeroRanges = Atomic(true)
 
     package init(path: String, access: Access) throws(BlockError) {
         let flags: Int32
@@ -37,6 +41,38 @@ package final class HostFile: StorageFile {
         self.path = path
         self.isReadOnly = access == .readOnly
         self.descriptor = descriptor
+    }
+
+    /// The same file once more, by a descriptor that bypasses the page cache: offsets, lengths and
+    /// memory must be multiples of what `directUnitBytes` says.
+    package init(bypassingPageCacheOf file: HostFile) throws(BlockError) {
+        path = file.path
+        isReadOnly = file.isReadOnly
+        // By its descriptor, since the path may name another file by now.
+        let link = "/proc/self/fd/\(file.descriptor)"
+        descriptor = Glibc.open(link, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system("open", on: path, errno: errno) }
+        guard clinux_bypass_page_cache(descriptor) == 0 else {
+            throw BlockError(
+                .unsupported, "open for direct I/O", on: path, errno: errno,
+                detail: "its file system always uses the page cache")
+        }
+    }
+
+    /// What direct requests must be multiples of: the least of 512, 4096 and 65536 that the file
+    /// accepts. Blocks.
+    package func directUnitBytes() throws(BlockError) -> Int {
+        // An empty file accepts anything.
+        guard try sizeBytes() > 0 else { return 4096 }
+        let buffer = BufferPool.shared.take(128 << 10)
+        for unit in [512, 4096, 65536] {
+            // Memory that is aligned to the unit and to nothing more.
+            if pread(descriptor, buffer.base + unit, unit, 0) >= 0 { return unit }
+            guard errno == EINVAL else { throw failure("read", 0, unit) }
+        }
+        throw BlockError(
+            .unsupported, "open for direct I/O", on: path,
+            detail: "it accepts no unit of up to 64 KiB")
     }
 
     /// A file without a name in `directory`, gone when the last reference is.

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -39,6 +40,11 @@ int clinux_allocate(int fd, int64_t offset, int64_t length) {
     return fallocate(fd, 0, offset, length);
 }
 
+int clinux_bypass_page_cache(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_DIRECT);
+}
+
 int64_t clinux_seek_data(int fd, int64_t offset) { return lseek(fd, offset, SEEK_DATA); }
 
 int64_t clinux_seek_hole(int fd, int64_t offset) { return lseek(fd, offset, SEEK_HOLE); }
@@ -53,6 +59,27 @@ int clinux_lock_file(int fd, bool exclusive) {
     lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
     lock.l_whence = SEEK_SET;
     return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+static struct flock byte_lock(short type, int64_t offset) {
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = offset;
+    lock.l_len = 1;
+    return lock;
+}
+
+int clinux_lock_byte(int fd, int64_t offset) {
+    struct flock lock = byte_lock(F_RDLCK, offset);
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+int clinux_is_byte_locked(int fd, int64_t offset) {
+    struct flock lock = byte_lock(F_WRLCK, offset);
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0) return -1;
+    return lock.l_type == F_UNLCK ? 0 : 1;
 }
 
 void clinux_name_thread(const char *name) {
@@ -72,6 +99,8 @@ int clinux_wait_readable(int fd, int timeout_milliseconds) {
     struct pollfd descriptor = {.fd = fd, .events = POLLIN};
     return poll(&descriptor, 1, timeout_milliseconds);
 }
+
+int clinux_event(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 int clinux_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
 

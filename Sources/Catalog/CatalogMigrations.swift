@@ -18,6 +18,9 @@ enum CatalogMigrations {
             try database.execute(sql: bitmaps)
             try database.execute(sql: jobs)
         }
+        migrator.registerMigration("2") { database in
+            try database.execute(sql: "ALTER TABLE volume ADD COLUMN heartbeatAt INTEGER")
+        }
         return migrator
     }
 

@@ -42,6 +42,26 @@ package final class CatalogTransaction: CatalogSnapshot {
             "change the volume \(id)")
     }
 
+    /// Says that volumes are open at `time`: what has changed their images later was not us.
+    package func beat(_ volumeIDs: [Int64], at time: Date) throws(CatalogError) {
+        for id in volumeIDs {
+            try execute(
+                "UPDATE volume SET heartbeatAt = ? WHERE id = ?", [time.microseconds, id],
+                "record the heartbeat of the volume \(id)")
+        }
+    }
+
+    /// Replaces what is recorded of how the images of a volume look, from the top down.
+    package func setFingerprints(
+        _ fingerprints: [String], ofVolume volumeID: Int64
+    ) throws(CatalogError) {
+        for (position, fingerprint) in fingerprints.enumerated() {
+            try executeOnOne(
+                "UPDATE node SET fingerprint = ? WHERE volumeID = ? AND position = ?",
+                [fingerprint, volumeID, position], "record the fingerprint of a node")
+        }
+    }
+
     /// Changes the length of a volume. Its bitmaps' chunks are the caller's to put.
     package func setLength(
         _ lengthBytes: UInt64, volume id: Int64

@@ -14,10 +14,13 @@ package struct VolumeRecord: Hashable, Sendable {
     package var isCleanlyClosed: Bool
     /// The bytes that one region of the activity log covers; fixed, as the log stores numbers.
     package var regionBytes: UInt64
+    /// The last time at which the volume is known to have been open; nil if it never was.
+    package var heartbeatAt: Date?
 
     package init(
         id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
-        createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64
+        createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64,
+        heartbeatAt: Date? = nil
     ) {
         self.id = id
         self.uuid = uuid
@@ -26,6 +29,7 @@ package struct VolumeRecord: Hashable, Sendable {
         self.createdAt = createdAt
         self.isCleanlyClosed = isCleanlyClosed
         self.regionBytes = regionBytes
+        self.heartbeatAt = heartbeatAt
     }
 }
 
@@ -34,6 +38,7 @@ extension VolumeRecord: CatalogRow {
         self.init(
             id: row["id"], uuid: try row.uuid("uuid"), name: row["name"],
             lengthBytes: row["lengthBytes"], createdAt: row.date("createdAt"),
-            isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"])
+            isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"],
+            heartbeatAt: row.dateIfPresent("heartbeatAt"))
     }
 }

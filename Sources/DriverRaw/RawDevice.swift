@@ -1,6 +1,10 @@
 package import BlockCore
 import Synchronization
 
+// With direct I/O, reads and writes bypass the page cache and always wait for the medium: the *now*
+// face refuses them. The end of a file that is no multiple of its unit, zeroes and discards go the
+// usual way; the kernel keeps the two in step for a file that nobody has mapped.
+
 /// An image that is its content: a regular file or a block device of the host.
 package final class RawDevice: BlockDevice {
     package let nodeName: String
@@ -12,25 +16,34 @@ package final class RawDevice: BlockDevice {
     private let pool: IOPool
     private let flushes: SharedFlush
     /// Whether the file system can try to read without waiting; found out by the first attempt.
-    private let canReadNow = Atomic(true)
+    private let canReadNow: Atomic<Bool>
     /// Whether the file system can punch holes: 0 not known yet, 1 yes, 2 no.
     private let holePunching = Atomic<UInt8>(0)
+    /// The way past the page cache, if it is to be bypassed, and what makes its units of requests.
+    private let direct: DirectFile?
+    private let aligned: AlignedAccess<DirectFile>?
 
-    private init(file: HostFile, pool: IOPool) throws(BlockError) {
+    private init(
+        file: HostFile, bypassingPageCache: Bool, pool: IOPool
+    ) throws(BlockError) {
         self.file = file
         self.pool = pool
         nodeName = file.path
         lengthBytes = try file.sizeBytes()
         isReadOnly = file.isReadOnly
         flushes = SharedFlush(file: file, pool: pool)
+        direct = bypassingPageCache ? try DirectFile(file, pool: pool) : nil
+        aligned = direct.map { AlignedAccess($0, unitBytes: $0.unitBytes) }
+        canReadNow = Atomic(!bypassingPageCache)
     }
 
     /// Opens the file or block device at `path`; its present size is the length of the node.
+    /// With `bypassingPageCache` its content is kept out of the host's memory (O_DIRECT).
     package static func open(
-        path: String, readOnly: Bool, pool: IOPool = .guest
+        path: String, readOnly: Bool, bypassingPageCache: Bool = false, pool: IOPool = .guest
     ) throws(BlockError) -> RawDevice {
         let file = try HostFile(path: path, access: readOnly ? .readOnly : .readWrite)
-        return try RawDevice(file: file, pool: pool)
+        return try RawDevice(file: file, bypassingPageCache: bypassingPageCache, pool: pool)
     }
 
     /// Creates a file of `lengthBytes` zeroes, none of them allocated, at `path`, where there must
@@ -71,6 +84,7 @@ package final class RawDevice: BlockDevice {
     ) throws(BlockError) -> Bool {
         try checkWritable(
             ByteRange(offset: offset, lengthBytes: UInt64(source.count)), "write")
+        guard direct == nil || source.isEmpty else { return false }
         // The page cache takes it; measured, this waits no longer than handing it over would.
         try file.write(at: offset, from: source)
         return true
@@ -79,16 +93,22 @@ package final class RawDevice: BlockDevice {
     package func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
+        let (head, tail) = split(destination, at: offset)
+        if let aligned, head.count > 0 { try await aligned.read(at: offset, into: head) }
+        guard tail.count > 0 else { return }
         try await pool.run { [file] () throws(BlockError) in
-            try file.read(at: offset, into: destination.bytes)
+            try file.read(at: offset + UInt64(head.count), into: tail.bytes)
         }
     }
 
     package func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
         try checkWritable(
             ByteRange(offset: offset, lengthBytes: UInt64(source.count)), "write")
+        let (head, tail) = split(source, at: offset)
+        if let aligned, head.count > 0 { try await aligned.write(at: offset, from: head) }
+        guard tail.count > 0 else { return }
         try await pool.run { [file] () throws(BlockError) in
-            try file.write(at: offset, from: source.readOnlyBytes)
+            try file.write(at: offset + UInt64(head.count), from: tail.readOnlyBytes)
         }
     }
 
@@ -139,6 +159,14 @@ package final class RawDevice: BlockDevice {
         }
     }
 
+    /// What of a request bypasses the page cache, and what lies behind that.
+    private func split(
+        _ slice: BufferSlice, at offset: UInt64
+    ) -> (direct: BufferSlice, rest: BufferSlice) {
+        let count = direct.map { Int(min(UInt64(slice.count), $0.lengthBytes.subtracting(offset))) }
+        return (slice.slice(0, count ?? 0), slice.slice(count ?? 0, slice.count - (count ?? 0)))
+    }
+
     private func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {
         try checkInside(range, operation)
         if isReadOnly { throw BlockError(.readOnly, operation, on: nodeName, range: range) }
@@ -160,4 +188,9 @@ package final class RawDevice: BlockDevice {
         }
         return extents
     }
+}
+
+extension UInt64 {
+    /// The difference, or zero where it would be negative.
+    fileprivate func subtracting(_ other: UInt64) -> UInt64 { self > other ? self - other : 0 }
 }

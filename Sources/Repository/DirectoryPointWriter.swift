@@ -33,6 +33,8 @@ package final class DirectoryPointWriter: PointWriter {
     let files: DirectoryWriterFiles
     let header: DigestTableHeader
     let image: Qcow2Writer
+    /// QEMU's lock on the image, until the point exists.
+    private let imageLock: ImageLock
     private let pool: IOPool
     let state: Mutex<State>
 
@@ -54,6 +56,7 @@ package final class DirectoryPointWriter: PointWriter {
                 clusterBytes: plan.clusterBytes,
                 backing: plan.parent.map { Qcow2Backing(name: $0.image.file, format: "qcow2") },
                 pool: pool)
+            imageLock = try ImageLock(path: files.imageTemporary, use: .writing)
         } catch {
             files.withdraw()
             throw error
@@ -125,6 +128,7 @@ package final class DirectoryPointWriter: PointWriter {
             let (sealed, bytes) = try ManifestCodec.encode(manifest)
             manifest = sealed
             try await pool.run { [files] () throws(BlockError) in try files.publish(bytes) }
+            imageLock.release()
             return manifest
         } catch {
             await withdraw()
@@ -146,6 +150,7 @@ package final class DirectoryPointWriter: PointWriter {
         let files = files
         // The body does not throw, which the pool's signature cannot say.
         try? await pool.run { files.withdraw() }
+        imageLock.release()
     }
 
     private func checkAligned(_ range: ByteRange, _ operation: String) throws(BlockError) {

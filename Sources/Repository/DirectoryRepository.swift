@@ -96,11 +96,13 @@ package final class DirectoryRepository: BackupRepository {
         return try await blocking { (store) throws(BlockError) in
             let (folder, chain) = try store.chain(of: id)
             var devices: [any BlockDevice] = []
+            var locks: [ImageLock] = []
             var lengthBytes: UInt64 = 0
             for manifest in chain {
+                let path = "\(folder)/\(manifest.image.file)"
+                locks.append(try ImageLock(path: path, use: .reading))
                 let device = try Qcow2Device.open(
-                    path: "\(folder)/\(manifest.image.file)", readOnly: true,
-                    backing: devices.last, pool: pool)
+                    path: path, readOnly: true, backing: devices.last, pool: pool)
                 devices.append(device)
                 lengthBytes = manifest.volume.lengthBytes
             }
@@ -109,7 +111,8 @@ package final class DirectoryRepository: BackupRepository {
                     .corrupt, "open the point", on: "\(store.root): \(id)",
                     detail: "the image is shorter than the volume")
             }
-            return ExactLengthDevice(top, below: devices.dropLast(), lengthBytes: lengthBytes)
+            return ExactLengthDevice(
+                top, below: devices.dropLast(), locks: locks, lengthBytes: lengthBytes)
         }
     }
 

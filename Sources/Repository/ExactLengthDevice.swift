@@ -6,13 +6,18 @@ final class ExactLengthDevice: BlockDevice {
     let lengthBytes: UInt64
     private let device: any BlockDevice
     private let below: [any BlockDevice]
+    private let locks: [ImageLock]
 
     /// Shows the first `lengthBytes` of `device`, and closes it with itself, and then its backing
-    /// devices, which are `below` with the base first.
-    init(_ device: any BlockDevice, below: [any BlockDevice], lengthBytes: UInt64) {
+    /// devices, which are `below` with the base first. Releases `locks` at the end.
+    init(
+        _ device: any BlockDevice, below: [any BlockDevice], locks: [ImageLock],
+        lengthBytes: UInt64
+    ) {
         precondition(lengthBytes <= device.lengthBytes)
         self.device = device
         self.below = below
+        self.locks = locks
         self.lengthBytes = lengthBytes
     }
 
@@ -61,6 +66,7 @@ final class ExactLengthDevice: BlockDevice {
     }
 
     func close() async throws(BlockError) {
+        defer { for lock in locks { lock.release() } }
         try await device.close()
         for device in below.reversed() { try await device.close() }
     }

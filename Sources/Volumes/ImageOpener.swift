@@ -1,7 +1,7 @@
 package import BlockCore
+import DriverNBD
 import DriverQcow2
 import DriverRaw
-import Glibc
 
 /// The formats of image files that volumes can have.
 package enum ImageFormat: String, Sendable, CaseIterable {
@@ -9,38 +9,87 @@ package enum ImageFormat: String, Sendable, CaseIterable {
     case raw
 }
 
-/// Opens image files with the chain of nodes behind them.
+/// Opens image files, and exports of NBD servers, with the chain of nodes behind them.
 package enum ImageOpener {
-    /// No chain is longer; a longer one is taken for a loop.
+    /// No chain is longer.
     private static let chainDepthMax = 200
 
-    /// Opens `path` in the format given, and read-only whatever it names as its backing.
+    /// Locks and opens `path`, a file or the URI of an NBD export, in the format given, and
+    /// read-only whatever it names as its backing. Blocks.
     ///
     /// The format of a backing file is what the header above it says, never a guess: a guest that
     /// can write a raw image could make it look like another format.
     package static func open(
-        path: String, format: ImageFormat, readOnly: Bool, pool: IOPool, depth: Int = 0
-    ) throws(BlockError) -> any BlockDevice {
+        path: String, format: ImageFormat, readOnly: Bool, pool: IOPool
+    ) throws(BlockError) -> ImageChain {
+        ImageChain(
+            nodes: try nodes(path: path, format: format, readOnly: readOnly, pool: pool, above: []))
+    }
+
+    /// The nodes from `path` down; `above` are the files of which this one is the backing.
+    private static func nodes(
+        path: String, format: ImageFormat, readOnly: Bool, pool: IOPool,
+        above: [HostFile.Identity]
+    ) throws(BlockError) -> [ImageNode] {
+        if NBDDevice.isURI(path) {
+            return [try exportNode(uri: path, format: format, readOnly: readOnly)]
+        }
+        if let identity = HostFile.identity(of: path), above.contains(identity) {
+            throw BlockError(
+                .corrupt, "open", on: path, detail: "the image is its own backing file")
+        }
+        let lock = try ImageLock(path: path, use: readOnly ? .reading : .writing)
+        let found = try ImageFingerprint(of: lock, format: format)
+        var below: [ImageNode] = []
+        let device: any BlockDevice
         switch format {
         case .raw:
-            return try RawDevice.open(path: path, readOnly: readOnly, pool: pool)
+            device = try RawDevice.open(path: path, readOnly: readOnly, pool: pool)
         case .qcow2:
-            guard depth < chainDepthMax else {
-                throw BlockError(
-                    .corrupt, "open", on: path,
-                    detail: "the backing chain is longer than \(chainDepthMax): a loop?")
-            }
-            var backing: (any BlockDevice)?
-            if let reference = try Qcow2Device.readHeader(path: path).backing {
-                backing = try open(
-                    path: resolve(reference.name, from: path),
-                    format: backingFormat(of: reference, in: path), readOnly: true, pool: pool,
-                    depth: depth + 1)
+            if let backing = try Qcow2Device.readHeader(path: path).backing {
+                below = try nodes(
+                    backing: backing, of: path, pool: pool,
+                    above: above + [HostFile.identity(of: path)].compactMap { $0 })
             }
             if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
-            return try Qcow2Device.open(
-                path: path, readOnly: readOnly, backing: backing, pool: pool)
+            device = try Qcow2Device.open(
+                path: path, readOnly: readOnly, backing: below.first?.device, pool: pool)
         }
+        guard lock.isInPlace else {
+            throw BlockError(
+                .busy, "open", on: path, detail: "it was replaced while it was being opened")
+        }
+        let node = ImageNode(path: path, format: format, device: device, lock: lock, found: found)
+        return [node] + below
+    }
+
+    /// The protocol has no locks: who else uses the export is the server's to know.
+    private static func exportNode(
+        uri: String, format: ImageFormat, readOnly: Bool
+    ) throws(BlockError) -> ImageNode {
+        guard format == .raw else {
+            throw BlockError(
+                .unsupported, "open", on: uri,
+                detail: "what an NBD server exports can be used as raw only: "
+                    + "let the server open the \(format.rawValue) image")
+        }
+        let device = try NBDDevice.open(uri: uri, readOnly: readOnly)
+        return ImageNode(
+            path: uri, format: format, device: device, lock: nil,
+            found: ImageFingerprint(sizeBytes: device.lengthBytes))
+    }
+
+    private static func nodes(
+        backing: Qcow2Backing, of path: String, pool: IOPool, above: [HostFile.Identity]
+    ) throws(BlockError) -> [ImageNode] {
+        guard above.count < chainDepthMax else {
+            throw BlockError(
+                .unsupported, "open the backing file", on: path,
+                detail: "the backing chain is longer than \(chainDepthMax)")
+        }
+        return try nodes(
+            path: try resolve(backing.name, from: path), format: format(of: backing, in: path),
+            readOnly: true, pool: pool, above: above)
     }
 
     /// The files of the chain of `path`, top first.
@@ -49,42 +98,55 @@ package enum ImageOpener {
     ) throws(BlockError) -> [(path: String, format: ImageFormat)] {
         var chain = [(path: path, format: format)]
         while let last = chain.last, last.format == .qcow2, chain.count <= chainDepthMax,
-            let reference = try Qcow2Device.readHeader(path: last.path).backing
+            let backing = try Qcow2Device.readHeader(path: last.path).backing
         {
             chain.append(
                 (
-                    resolve(reference.name, from: last.path),
-                    try backingFormat(of: reference, in: last.path)
+                    try resolve(backing.name, from: last.path),
+                    try Self.format(of: backing, in: last.path)
                 ))
         }
         return chain
     }
 
-    /// The format that the first bytes of `path` show. For a file that a user names, once; never
-    /// for one that a guest may have written since.
+    /// The format that the first bytes of `path` show: a guess, good for looking at the file. What
+    /// is to be opened for a guest takes `ImageProbe`.
     package static func probe(path: String) throws(BlockError) -> ImageFormat {
         let file = try HostFile(path: path, access: .readOnly)
         var magic: [UInt8] = [0, 0, 0, 0]
         try magic.withMutableBytes { (bytes) throws(BlockError) in
             try file.read(at: 0, into: bytes)
         }
-        return magic == [0x51, 0x46, 0x49, 0xfb] ? .qcow2 : .raw
+        return magic == [0x51, 0x46, 0x49, 0xFB] ? .qcow2 : .raw
     }
 
-    /// `name` as the header of `path` means it: relative to the folder of `path`.
-    package static func resolve(_ name: String, from path: String) -> String {
-        guard !name.hasPrefix("/"), let slash = path.lastIndex(of: "/") else { return name }
+    /// `name` as the header of `path` means it: the URI of an NBD export, or a file, relative to
+    /// the folder of `path`.
+    static func resolve(_ name: String, from path: String) throws(BlockError) -> String {
+        if NBDDevice.isURI(name) || name.hasPrefix("/") { return name }
+        if let colon = name.firstIndex(of: ":"), !name[..<colon].contains("/") {
+            guard name.hasPrefix("file:") else {
+                throw BlockError(
+                    .unsupported, "open the backing file", on: path,
+                    detail: "\(name) is neither a file nor an NBD export; "
+                        + "a file whose name looks like that is written ./\(name)")
+            }
+            return try resolve(String(name[name.index(after: colon)...]), from: path)
+        }
+        guard let slash = path.lastIndex(of: "/") else { return name }
         return path[...slash] + name
     }
 
-    private static func backingFormat(
+    private static func format(
         of backing: Qcow2Backing, in path: String
     ) throws(BlockError) -> ImageFormat {
         guard let name = backing.format else {
             throw BlockError(
                 .unsupported, "open the backing file", on: path,
-                detail: "the image does not record the format of \(backing.name): "
-                    + "record it with `qemu-img rebase -u -b \(backing.name) -F FORMAT \(path)`")
+                detail:
+                    "the image does not record the format of \(backing.name), and a guess could "
+                    + "let a guest choose what is opened: record it with "
+                    + "`qemu-img rebase -u -b \(backing.name) -F FORMAT \(path)`")
         }
         guard let format = ImageFormat(rawValue: name) else {
             throw BlockError(

@@ -17,6 +17,11 @@ package final class Volume: BlockDevice {
     /// The exact length; the top node may be longer by less than its sector size.
     package let lengthBytes: UInt64
 
+    /// The images that it consists of.
+    let chain: ImageChain
+    /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
+    package let doubt: String?
+    /// The device that shows the whole chain.
     let top: any BlockDevice
     let log: ActivityLog
     let locks = RangeLock()
@@ -38,14 +43,16 @@ package final class Volume: BlockDevice {
     nonisolated(unsafe) var duties = WriteDuties()
 
     init(
-        record: VolumeRecord, top: any BlockDevice, bitmaps table: BitmapTable,
-        queue: CatalogQueue
+        record: VolumeRecord, chain: ImageChain, doubt: String? = nil,
+        bitmaps table: BitmapTable, queue: CatalogQueue
     ) {
         id = record.id
         uuid = record.uuid.uuidString.lowercased()
         name = record.name
         lengthBytes = record.lengthBytes
-        self.top = top
+        self.chain = chain
+        self.doubt = doubt
+        top = chain.top
         self.queue = queue
         log = ActivityLog(
             volumeID: record.id, lengthBytes: record.lengthBytes, regionBytes: record.regionBytes,
@@ -85,7 +92,8 @@ package final class Volume: BlockDevice {
         return try await top.extents(in: range, limit: limit)
     }
 
-    /// Flushes the nodes, makes the bitmaps durable, empties the log and closes.
+    /// Flushes and closes the nodes, makes the bitmaps durable with the nodes' fingerprints, and
+    /// empties the log.
     ///
     /// The volume stays held: what comes later waits for ever instead of touching closed files.
     package func close() async throws(BlockError) {
@@ -107,12 +115,18 @@ package final class Volume: BlockDevice {
 
     private func closeHeld() async throws(BlockError) {
         if !isReadOnly { try await top.flush() }
+        try await chain.closeDevices()
+        // What is recorded must be what the closed images look like, with nobody else let in yet.
+        let fingerprints = try await IOPool.background.run { [chain] () throws(BlockError) in
+            try chain.seal()
+        }
         try await queue.run { [self] (catalog) throws(BlockError) in
             try persistAll(in: catalog) { (transaction) throws(CatalogError) in
                 try transaction.setCleanlyClosed(true, volume: id)
+                try transaction.setFingerprints(fingerprints.map(\.text), ofVolume: id)
             }
         }
-        try await top.close()
+        chain.unlock()
     }
 
     /// Runs `body` on the catalog's thread at an instant at which no write is in flight; past the

@@ -9,21 +9,20 @@ import Foundation
 // before it was written. They are marked dirty in every bitmap that was recording, the marks are
 // committed, and the regions leave the log in the same transaction: at no instant does the
 // durable state cover less. A clean stop leaves an empty log, and nothing is marked.
+//
+// Before that the images are compared with what is recorded of them (`ImageTrust`). If something
+// else may have written them, the bitmaps become inconsistent first, in a commit of its own.
 
 enum VolumeOpening {
-    /// Adds a volume to the catalog and opens it.
+    /// Adds a volume of an opened chain to the catalog.
     static func create(
-        name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool,
-        queue: CatalogQueue
+        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
-        let chain = try await IOPool.background.run { () throws(BlockError) in
-            try ImageOpener.chain(path: path, format: format).map {
-                ChainFile(path: $0.path, format: $0.format)
-            }
-        }
-        let nodes = chain.enumerated().map { position, file in
+        let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
-                format: file.format.rawValue, path: file.path, isOwned: isOwned && position == 0)
+                driver: node.driver, format: node.format.rawValue, path: node.path,
+                isOwned: isOwned && position == 0,
+                fingerprint: node.found.text)
         }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
@@ -35,7 +34,7 @@ enum VolumeOpening {
             }
         }
         do throws(BlockError) {
-            return try await open(record, nodes, queue: queue)
+            return try await start(record, nodes, chain, queue: queue)
         } catch {
             try await queue.run { (catalog) throws(BlockError) in
                 try catalog.writing { (transaction) throws(CatalogError) in
@@ -50,10 +49,35 @@ enum VolumeOpening {
     static func open(
         _ record: VolumeRecord, _ nodes: [NodeRecord], queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
-        let top = try await openTop(of: record, nodes)
-        let volume = try await queue.run { (catalog) throws(BlockError) in
+        let chain = try await openChain(of: record, nodes)
+        do throws(BlockError) {
+            return try await start(record, nodes, chain, queue: queue)
+        } catch {
+            chain.unlock()
+            throw error
+        }
+    }
+
+    /// Brings the bitmaps of a volume whose images are open in order.
+    private static func start(
+        _ record: VolumeRecord, _ nodes: [NodeRecord], _ chain: ImageChain, queue: CatalogQueue
+    ) async throws(BlockError) -> Volume {
+        guard chain.top.lengthBytes >= record.lengthBytes else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
+                    + "\(record.lengthBytes) are recorded: it was cut by something else")
+        }
+        let doubt = ImageTrust.doubt(record, recorded: nodes, found: chain.nodes)
+        return try await queue.run { (catalog) throws(BlockError) in
+            if let doubt {
+                try catalog.writing { (transaction) throws(CatalogError) in
+                    try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt)
+                }
+            }
             let table = try loadBitmaps(of: record, from: catalog)
-            let volume = Volume(record: record, top: top, bitmaps: table, queue: queue)
+            let volume = Volume(
+                record: record, chain: chain, doubt: doubt, bitmaps: table, queue: queue)
             let regions = try catalog.reading { (catalog) throws(CatalogError) in
                 try catalog.announcedRegions(ofVolume: record.id)
             }
@@ -63,35 +87,35 @@ enum VolumeOpening {
             }
             try volume.persistAll(in: catalog) { (transaction) throws(CatalogError) in
                 try transaction.setCleanlyClosed(false, volume: record.id)
+                try transaction.beat([record.id], at: Date())
+                try transaction.setNodes(updated(nodes, by: chain), ofVolume: record.id)
             }
             return volume
         }
-        return volume
     }
 
-    private struct ChainFile: Sendable {
-        let path: String
-        let format: ImageFormat
+    /// The rows of the chain as it was found.
+    private static func updated(_ nodes: [NodeRecord], by chain: ImageChain) -> [NodeRecord] {
+        chain.nodes.enumerated().map { position, node in
+            NodeRecord(
+                driver: node.driver, format: node.format.rawValue, path: node.path,
+                isOwned: position < nodes.count && nodes[position].path == node.path
+                    && nodes[position].isOwned,
+                fingerprint: node.found.text)
+        }
     }
 
-    private static func openTop(
+    private static func openChain(
         of record: VolumeRecord, _ nodes: [NodeRecord]
-    ) async throws(BlockError) -> any BlockDevice {
+    ) async throws(BlockError) -> ImageChain {
         guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
             throw BlockError(
                 .corrupt, "open the volume", on: record.name,
                 detail: "the catalog names no top node of a known format")
         }
-        let top = try await IOPool.guest.run { () throws(BlockError) in
+        return try await IOPool.guest.run { () throws(BlockError) in
             try ImageOpener.open(path: node.path, format: format, readOnly: false, pool: .guest)
         }
-        guard top.lengthBytes >= record.lengthBytes else {
-            throw BlockError(
-                .corrupt, "open the volume", on: record.name,
-                detail: "\(node.path) has \(top.lengthBytes) bytes, \(record.lengthBytes) "
-                    + "are recorded: it was cut by something else")
-        }
-        return top
     }
 
     private static func loadBitmaps(

@@ -1,5 +1,6 @@
 package import BlockCore
 package import Catalog
+import DriverNBD
 import DriverQcow2
 import DriverRaw
 import Foundation
@@ -118,35 +119,50 @@ package actor VolumeStore {
         }
     }
 
-    /// Makes a volume of an image that exists. Its format is probed if none is given, and
-    /// recorded: it is never probed again.
+    /// Makes a volume of an image that exists. Its format is guessed if none is given, and
+    /// recorded: it is never guessed again. Returns a warning about the guess, if there is one.
     package func add(
-        _ name: String, path: String, format: ImageFormat?, isOwned: Bool = false
-    ) async throws(BlockError) -> Volume {
+        _ name: String, path: String, format: ImageFormat?
+    ) async throws(BlockError) -> (volume: Volume, warning: String?) {
         try reserve(name)
         defer { reserved.remove(name) }
-        let (format, lengthBytes) = try await IOPool.background.run {
-            () throws(BlockError) -> (ImageFormat, UInt64) in
-            let format = if let format { format } else { try ImageOpener.probe(path: path) }
-            let device = try ImageOpener.open(
-                path: path, format: format, readOnly: true, pool: .background)
-            return (format, device.lengthBytes)
+        try await checkIsAlone(name, paths: [path])
+        var warning: String?
+        let known: ImageFormat
+        if let format {
+            known = format
+        } else if NBDDevice.isURI(path) {
+            known = .raw
+        } else {
+            let probe = try await IOPool.background.run { () throws(BlockError) in
+                try ImageProbe(path: path)
+            }
+            (known, warning) = (probe.format, probe.warning)
         }
-        return try await register(
-            name, path: path, format: format, lengthBytes: lengthBytes, isOwned: isOwned)
+        let volume = try await register(
+            name, path: path, format: known, lengthBytes: nil, isOwned: false)
+        return (volume, warning)
     }
 
-    /// Makes a volume of an exact length of an image whose own length may be rounded up.
+    /// Makes a volume of an image; of an exact length where the image's own may be rounded up.
     package func register(
-        _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64, isOwned: Bool
+        _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool
     ) async throws(BlockError) -> Volume {
-        try await checkIsAlone(name, path: path, format: format)
-        let volume = try await VolumeOpening.create(
-            name: name, path: path, format: format, lengthBytes: lengthBytes, isOwned: isOwned,
-            queue: queue)
-        open[name] = volume
-        failures[name] = nil
-        return volume
+        let chain = try await IOPool.guest.run { () throws(BlockError) in
+            try ImageOpener.open(path: path, format: format, readOnly: false, pool: .guest)
+        }
+        do throws(BlockError) {
+            try await checkIsAlone(name, paths: chain.nodes.map(\.path))
+            let volume = try await VolumeOpening.create(
+                name: name, chain: chain, lengthBytes: lengthBytes ?? chain.top.lengthBytes,
+                isOwned: isOwned, queue: queue)
+            open[name] = volume
+            failures[name] = nil
+            return volume
+        } catch {
+            chain.unlock()
+            throw error
+        }
     }
 
     /// Forgets the volume and its bitmaps; with `deletingFiles`, the image that was made for it
@@ -174,6 +190,21 @@ package actor VolumeStore {
         }
     }
 
+    /// How often `beat` is to be called.
+    package static let heartbeatInterval = ImageTrust.heartbeatInterval
+
+    /// Records that the volumes are open now: after a crash, what changed their images later than
+    /// the last such record was not us.
+    package func beat() async throws(BlockError) {
+        let ids = volumes().filter { !$0.isReadOnly }.map(\.id)
+        guard !ids.isEmpty else { return }
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                try transaction.beat(ids, at: Date())
+            }
+        }
+    }
+
     /// Closes all volumes cleanly. The errors of those that could not be are returned.
     package func closeAll() async -> [BlockError] {
         var errors: [BlockError] = []
@@ -185,22 +216,20 @@ package actor VolumeStore {
     }
 
     /// Two volumes on one image would not know of each other's writes: the image that one writes
-    /// must be in no other's chain.
-    private func checkIsAlone(
-        _ name: String, path: String, format: ImageFormat
-    ) async throws(BlockError) {
+    /// must be in no other's chain. The locks say so too, but not of volumes that are not open,
+    /// and not by name. `paths` is a chain from its top down.
+    private func checkIsAlone(_ name: String, paths: [String]) async throws(BlockError) {
         let others = try await records()
         try await IOPool.background.run { () throws(BlockError) in
-            let chain = try ImageOpener.chain(path: path, format: format)
-                .compactMap { HostFile.identity(of: $0.path) }
+            let chain = paths.compactMap(ImageIdentity.init(of:))
             for (other, nodes) in others {
-                let otherChain = nodes.compactMap { HostFile.identity(of: $0.path) }
+                let otherChain = nodes.compactMap { ImageIdentity(of: $0.path) }
                 let clash =
                     chain.first.map(otherChain.contains) == true
                     || otherChain.first.map(chain.contains) == true
                 guard !clash else {
                     throw BlockError(
-                        .busy, "add the volume \(name)", on: path,
+                        .busy, "add the volume \(name)", on: paths[0],
                         detail: "volume \(other.name) uses this image or writes one of its chain")
                 }
             }
@@ -217,6 +246,22 @@ package actor VolumeStore {
         guard open[name] == nil, failures[name] == nil, !reserved.contains(name) else {
             throw BlockError(
                 .invalid, "add the volume", on: name, detail: "there is a volume by that name")
+        }
+    }
+}
+
+/// What makes two images the same, whatever they are called.
+private enum ImageIdentity: Hashable {
+    case file(HostFile.Identity)
+    case export(uri: String)
+
+    init?(of path: String) {
+        if NBDDevice.isURI(path) {
+            self = .export(uri: path)
+        } else if let identity = HostFile.identity(of: path) {
+            self = .file(identity)
+        } else {
+            return nil
         }
     }
 }

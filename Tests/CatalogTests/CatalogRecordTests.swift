@@ -35,10 +35,20 @@ import Testing
             try transaction.setCleanlyClosed(true, volume: volume.id)
             try transaction.setLength(1024, volume: volume.id)
             try transaction.setNodes([nodes[1]], ofVolume: volume.id)
+            try transaction.setFingerprints(["8:9"], ofVolume: volume.id)
+            try transaction.beat([volume.id], at: Date(timeIntervalSince1970: 1_700_000_000))
         }
         let changed = try catalog.volume(named: "é")
         #expect(changed.isCleanlyClosed && changed.lengthBytes == 1024)
-        #expect(try catalog.nodes(ofVolume: volume.id) == [nodes[1]])
+        #expect(changed.heartbeatAt == Date(timeIntervalSince1970: 1_700_000_000))
+        let node = try catalog.nodes(ofVolume: volume.id)
+        #expect(node.map(\.path) == ["/base"] && node.map(\.fingerprint) == ["8:9"])
+        let tooMany = catalogError {
+            try catalog.write { (transaction) throws(CatalogError) in
+                try transaction.setFingerprints(["8:9", "10"], ofVolume: volume.id)
+            }
+        }
+        #expect(tooMany?.kind == .notFound)
     }
 
     @Test func aNameIsTakenOnce() throws {

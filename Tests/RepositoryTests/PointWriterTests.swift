@@ -69,6 +69,25 @@ import Testing
         #expect(try HostDirectory.names(in: writerFolder).count == 3)
     }
 
+    @Test func whatIsBeingWrittenIsLockedAndWhatIsReadIsShared() async throws {
+        let repository = try await DirectoryRepository.create(at: folder.path)
+        let writer = try await repository.beginPoint(try volume.plan(.full))
+        try await writer.writeZeroes(ByteRange(offset: 0, end: 300_000))
+        let image = try #require(
+            try HostDirectory.names(in: writerFolder).first { $0.hasSuffix(".qcow2.tmp") })
+        await expectError(.busy, "open for writing") {
+            _ = try ImageLock(path: "\(writerFolder)/\(image)", use: .reading)
+        }
+        let manifest = try await writer.commit {}
+        let point = "\(writerFolder)/\(manifest.image.file)"
+        let device = try await repository.openPoint(manifest.point)
+        try Tool.check(["qemu-img", "info", point])
+        let write = try Tool.run(["qemu-io", "-f", "qcow2", "-c", "write 0 4k", point])
+        #expect(write.status != 0 && write.errors.contains("lock"))
+        try await device.close()
+        _ = try ImageLock(path: point, use: .writing)
+    }
+
     @Test func anAbandonedWriterLeavesNothing() async throws {
         let writer = try await begin(try volume.plan(.full))
         try await writer.write(at: 0, from: slice([UInt8](repeating: 1, count: 65536)))

@@ -36,12 +36,13 @@ struct VolumeFixture {
     /// A store with one volume, "disk", and one recording bitmap, "changes".
     func startWithVolume() async throws -> (volume: Volume, queue: CatalogQueue) {
         let (store, queue) = try await start()
-        let volume = try await store.add("disk", path: imagePath, format: .raw)
+        let volume = try await store.add("disk", path: imagePath, format: .raw).volume
         try await volume.addBitmap("changes", granularityBytes: Self.granularityBytes)
         return (volume, queue)
     }
 
-    /// The catalog as a crash at this instant would leave it, opened by a new store.
+    /// Catalog and image as a crash at this instant would leave them, opened by a new store. They
+    /// are copies, since the first volume, which knows of no crash, still has the image locked.
     func restartAfterCrash() async throws -> Volume {
         let copy = directory.path("after-crash-\(UInt32.random(in: 0 ... .max))")
         try FileManager.default.createDirectory(
@@ -51,7 +52,21 @@ struct VolumeFixture {
             try FileManager.default.copyItem(
                 atPath: directory.path(name), toPath: "\(copy)/\(name)")
         }
+        let image = "\(copy)/disk.raw"
+        try FileManager.default.copyItem(atPath: imagePath, toPath: image)
+        let looks = try ImageFingerprint(of: ImageLock(path: image, use: .reading), format: .raw)
         let queue = CatalogQueue(catalog: try Catalog(directory: copy))
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                let id = try transaction.volume(named: "disk").id
+                try transaction.setNodes(
+                    [
+                        NodeRecord(
+                            format: "raw", path: image, isOwned: false, fingerprint: looks.text)
+                    ],
+                    ofVolume: id)
+            }
+        }
         let store = VolumeStore(queue: queue, stateDirectory: copy)
         try await store.openAll()
         return try await store.volume("disk")

@@ -8,16 +8,16 @@ import Volumes
 extension Agent {
     func registerVolumeCommands(in table: inout CommandTable) {
         table.on(VolumeCreate.self) { arguments in
-            let volume = try await volumes.create(specification(arguments))
+            let volume = try await volumes.create(try await specification(arguments))
             try await export(volume)
             return Nothing()
         }
         table.on(VolumeImport.self) { arguments in
-            let volume = try await volumes.add(
+            let (volume, warning) = try await volumes.add(
                 arguments.name, path: arguments.file,
                 format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) })
             try await export(volume)
-            return Nothing()
+            return VolumeImport.Result(warning: warning)
         }
         table.on(VolumeRemove.self) { arguments in
             try await remove(arguments)
@@ -35,7 +35,7 @@ extension Agent {
 
     private func specification(
         _ arguments: VolumeCreate.Arguments
-    ) throws(BlockError) -> VolumeSpecification {
+    ) async throws(BlockError) -> VolumeSpecification {
         let format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
         var backing: (path: String, format: Volumes.ImageFormat)?
         var backingBytes: UInt64?
@@ -49,10 +49,12 @@ extension Agent {
                     .invalid, "create the volume", on: arguments.name,
                     detail: "say which format \(path) has: it is never guessed")
             }
-            let device = try ImageOpener.open(
-                path: path, format: format, readOnly: true, pool: .background)
+            let chain = try await IOPool.background.run { () throws(BlockError) in
+                try ImageOpener.open(path: path, format: format, readOnly: true, pool: .background)
+            }
             backing = (path, format)
-            backingBytes = device.lengthBytes
+            backingBytes = chain.top.lengthBytes
+            try await chain.close()
         }
         guard let lengthBytes = arguments.size ?? backingBytes, lengthBytes > 0 else {
             throw BlockError(

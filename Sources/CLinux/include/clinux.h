@@ -23,6 +23,9 @@ int clinux_zero_range(int fd, int64_t offset, int64_t length);
 /// fallocate with the default mode: allocates the range. Returns 0 or -1 with errno.
 int clinux_allocate(int fd, int64_t offset, int64_t length);
 
+/// Sets O_DIRECT on an open file. Returns 0 or -1 with errno.
+int clinux_bypass_page_cache(int fd);
+
 /// lseek(SEEK_DATA): the offset of the next data at or after `offset`, or -1 (ENXIO: none).
 int64_t clinux_seek_data(int fd, int64_t offset);
 
@@ -35,6 +38,13 @@ int clinux_start_writeback(int fd, int64_t offset, int64_t length);
 /// Takes a whole-file open-file-description lock without waiting. Returns 0, or -1 with EAGAIN.
 int clinux_lock_file(int fd, bool exclusive);
 
+/// Shares an open-file-description lock on one byte without waiting. Returns 0 or -1 with errno.
+int clinux_lock_byte(int fd, int64_t offset);
+
+/// Whether another open file description has a lock of any kind on that byte: 1, 0, or -1 with
+/// errno.
+int clinux_is_byte_locked(int fd, int64_t offset);
+
 /// Names the calling thread, as shown by top -H.
 void clinux_name_thread(const char *name);
 
@@ -44,6 +54,9 @@ void clinux_set_thread_pool(uintptr_t pool);
 
 /// Waits until `fd` is readable. Returns 1, 0 on time-out, -1 with errno.
 int clinux_wait_readable(int fd, int timeout_milliseconds);
+
+/// eventfd, nonblocking: readable once 8 bytes were written to it, until they are read.
+int clinux_event(void);
 
 /// accept4 with SOCK_CLOEXEC: the descriptor of the next client, or -1 with errno.
 int clinux_accept(int fd);

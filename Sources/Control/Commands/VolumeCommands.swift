@@ -39,8 +39,6 @@ package enum VolumeCreate: ControlCommand {
 
 /// Makes a volume of an image that exists.
 package enum VolumeImport: ControlCommand {
-    package typealias Result = Nothing
-
     package static let name = "volume-import"
     package static let summary = "make a volume of an existing image"
 
@@ -55,6 +53,13 @@ package enum VolumeImport: ControlCommand {
             self.file = file
             self.format = format
         }
+    }
+
+    package struct Result: Codable, Sendable {
+        /// What to know about a format that was guessed.
+        package var warning: String?
+
+        package init(warning: String? = nil) { self.warning = warning }
     }
 }
 

@@ -7,7 +7,7 @@ import Synchronization
 //
 // A restored image appears under its name whole or not at all: it is written under a temporary
 // name beside it, flushed, renamed, and the directory flushed. What stands under the name before
-// is never replaced.
+// is never replaced. While it is being written it is locked as QEMU locks an image that it writes.
 
 /// A new image under construction. Pieces may come from several tasks in any order.
 protocol RestoreSink: Sendable {
@@ -47,6 +47,16 @@ struct TemporaryName: Sendable {
     }
 
     func remove() { try? HostDirectory.removeFile(temporaryPath) }
+
+    /// Locks the file, which has just been created; removes it if that fails.
+    func lock() throws(BlockError) -> ImageLock {
+        do throws(BlockError) {
+            return try ImageLock(path: temporaryPath, use: .writing)
+        } catch {
+            remove()
+            throw error
+        }
+    }
 }
 
 extension BufferSlice {
@@ -76,12 +86,14 @@ final class RawRestoreSink: RestoreSink {
 
     private let name: TemporaryName
     private let file: HostFile
+    private let lock: ImageLock
     /// Writers take turns here instead of spinning in the kernel, which lets in one at a time.
     private let turn = HostMutex(())
 
     init(path: String, lengthBytes: UInt64) throws(BlockError) {
         name = try TemporaryName(for: path)
         file = try HostFile(path: name.temporaryPath, access: .create)
+        lock = try name.lock()
         try file.truncate(toBytes: lengthBytes)
     }
 
@@ -107,9 +119,13 @@ final class RawRestoreSink: RestoreSink {
             try file.flush()
             try name.publish()
         }
+        lock.release()
     }
 
-    func abandon() async { name.remove() }
+    func abandon() async {
+        name.remove()
+        lock.release()
+    }
 }
 
 /// A standalone qcow2 file.
@@ -118,12 +134,14 @@ final class Qcow2RestoreSink: RestoreSink {
 
     private let name: TemporaryName
     private let writer: Qcow2Writer
+    private let lock: ImageLock
 
     init(path: String, lengthBytes: UInt64) throws(BlockError) {
         name = try TemporaryName(for: path)
         writer = try Qcow2Writer(
             path: name.temporaryPath, lengthBytes: lengthBytes, clusterBytes: Self.clusterBytes,
             backing: nil)
+        lock = try name.lock()
     }
 
     var alignmentBytes: UInt64 { Self.clusterBytes }
@@ -141,10 +159,12 @@ final class Qcow2RestoreSink: RestoreSink {
     func finish() async throws(BlockError) {
         try await writer.finish()
         try await IOPool.background.run { [name] () throws(BlockError) in try name.publish() }
+        lock.release()
     }
 
     func abandon() async {
         writer.abandon()
         name.remove()
+        lock.release()
     }
 }

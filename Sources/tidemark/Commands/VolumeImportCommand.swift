@@ -8,10 +8,12 @@ struct VolumeImportCommand: ClientCommand {
         abstract: "Make a volume of an existing image.",
         discussion: """
             The image is used where it is; from then on only the agent may write to it. Without \
-            --format its format is probed.
+            --format its format is guessed from its first bytes, once. A guest can have written \
+            those, so say the format of an image that a guest has had.
 
-            Example:
+            Examples:
               tidemark volume import vm2 /images/vm2.qcow2
+              tidemark volume import vm3 'nbd+unix:///disk?socket=/run/server.sock'
             """)
 
     @OptionGroup var global: GlobalOptions
@@ -19,16 +21,17 @@ struct VolumeImportCommand: ClientCommand {
     @Argument(help: "The name of the new volume.")
     var name: String
 
-    @Argument(help: "The image.", completion: .file())
+    @Argument(help: "The image: a file, or the URI of an NBD export.", completion: .file())
     var file: String
 
     @Option(help: "The format of the image.")
     var format: ImageFormat?
 
     func run(_ agent: AgentSession) async throws {
-        _ = try await agent.execute(
+        let imported = try await agent.execute(
             VolumeImport.self,
             .init(name: name, file: HostPath.absolute(file), format: format))
+        if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(volume.format), \(ByteSize.text(volume.size)), \(volume.uri)"

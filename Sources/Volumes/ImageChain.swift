@@ -1,0 +1,74 @@
+package import BlockCore
+import DriverQcow2
+
+/// One opened image of a chain, with the lock under which it was opened.
+package struct ImageNode: Sendable {
+    package let path: String
+    package let format: ImageFormat
+    package let device: any BlockDevice
+    /// nil where there are no locks: on an NBD server.
+    let lock: ImageLock?
+    /// How it looked when it had been locked and nothing else had been done.
+    let found: ImageFingerprint
+
+    /// What opens the path, as the catalog names it.
+    var driver: String { lock == nil ? "nbd" : "file" }
+}
+
+/// A top image and the images behind it, opened and locked.
+///
+/// The locks are held from before anything was read until `unlock`, or until the last reference
+/// goes. Only the top may be open for writing.
+package final class ImageChain: Sendable {
+    /// From the top down; never empty.
+    package let nodes: [ImageNode]
+
+    init(nodes: [ImageNode]) {
+        precondition(!nodes.isEmpty)
+        self.nodes = nodes
+    }
+
+    /// The device that shows the whole chain.
+    package var top: any BlockDevice { nodes[0].device }
+
+    /// Flushes and closes all images, and gives them up.
+    package func close() async throws(BlockError) {
+        defer { unlock() }
+        try await closeDevices()
+    }
+
+    /// Flushes and closes the images from the top down, and keeps them locked. The first error is
+    /// thrown once all have been closed.
+    func closeDevices() async throws(BlockError) {
+        var failure: BlockError?
+        for node in nodes {
+            do throws(BlockError) { try await node.device.close() } catch {
+                failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    /// Marks the top, which must be closed and still locked, and returns what every image of the
+    /// chain looks like now, durably, from the top down. Blocks.
+    func seal() throws(BlockError) -> [ImageFingerprint] {
+        if nodes[0].format == .qcow2, !top.isReadOnly {
+            _ = try Qcow2WriterMark.set(path: nodes[0].path)
+        }
+        var fingerprints: [ImageFingerprint] = []
+        for (position, node) in nodes.enumerated() {
+            guard let lock = node.lock else {
+                fingerprints.append(node.found)
+                continue
+            }
+            if position == 0 { try lock.flush() }
+            fingerprints.append(try ImageFingerprint(of: lock, format: node.format))
+        }
+        return fingerprints
+    }
+
+    /// Lets others have the images.
+    func unlock() {
+        for node in nodes { node.lock?.release() }
+    }
+}
