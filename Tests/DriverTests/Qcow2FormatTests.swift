@@ -59,6 +59,17 @@ import Testing
         }
     }
 
+    @Test func unknownAutoclearFeaturesAreClearedBeforeTheFirstChange() async throws {
+        try changeImage { $0[Field.autoclear + 6] |= 1 }
+        #expect(try Qcow2Device.readHeader(path: image).autoclear == 256)
+        let device = try Qcow2Device.open(path: image, readOnly: false, backing: nil)
+        try await device.flush()
+        #expect(try Qcow2Device.readHeader(path: image).autoclear == 256)
+        try await device.put([1], at: 0)
+        #expect(try Qcow2Device.readHeader(path: image).autoclear == 0)
+        try await device.close()
+    }
+
     @Test func theHeaderIsReadAsWritten() throws {
         let header = try Qcow2Device.readHeader(path: image)
         #expect(header.sizeBytes == 1 << 20 && header.clusterBytes == 4096)

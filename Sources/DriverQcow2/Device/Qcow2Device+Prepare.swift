@@ -34,22 +34,19 @@ extension Qcow2Device {
             let entry = cache.l1Entry(l1Index)
             if entry & Qcow2Layout.copied != 0 { return }
             let allocator = try writableAllocator("write")
-            // Any guest offset of the table; entries are read before a cluster is taken, so that
-            // an invalid table costs none.
-            let guestOffset = UInt64(l1Index) << UInt64(geometry.l2CoverBits)
-            let entries = try await pool.run { [cache, geometry] () throws(BlockError) in
-                try cache.entries(from: guestOffset, count: geometry.l2EntryCount)
+            // Read before a cluster is taken, so that an invalid table costs none.
+            let words = try await pool.run { [self] () throws(BlockError) in
+                try entry == 0
+                    ? [UInt64](repeating: 0, count: geometry.l2EntryCount * geometry.entryWords)
+                    : wordsOfTable(l1Index)
             }
             let run = try await allocator.take(upTo: 1)
             regions?.add(run, .l2Table)
             let host = geometry.bytes(of: run).offset
-            try await pool.run { [cache, file, geometry] () throws(BlockError) in
+            try await pool.run { [cache, file] () throws(BlockError) in
                 // A new cluster is an empty table; a copy must be durable before L1 names it.
-                if entry != 0 {
-                    try file.writeNumbers(
-                        entries.words(entryWords: geometry.entryWords), at: host, durably: true)
-                }
-                try cache.setTable(l1Index, host: host, entries: entries)
+                if entry != 0 { try file.writeNumbers(words, at: host, durably: true) }
+                try cache.setTable(l1Index, host: host, words: words)
             }
             if entry != 0 {
                 let old = (entry & Qcow2Layout.offsetMask) >> UInt64(geometry.clusterBits)
@@ -57,5 +54,12 @@ extension Qcow2Device {
                 allocator.free([ClusterRun(first: old, count: 1)])
             }
         }
+    }
+
+    /// The L2 table of `l1Index`, all of it valid.
+    private func wordsOfTable(_ l1Index: Int) throws(BlockError) -> [UInt64] {
+        let guestOffset = UInt64(l1Index) << UInt64(geometry.l2CoverBits)
+        return try cache.entries(from: guestOffset, count: geometry.l2EntryCount)
+            .words(entryWords: geometry.entryWords)
     }
 }

@@ -145,16 +145,16 @@ final class L2Cache: Sendable {
         }
     }
 
-    /// Puts a new table, which is in the file at `host`, in the place of what the L1 entry names.
-    func setTable(_ l1Index: Int, host: UInt64, entries: [L2Entry]) throws(BlockError) {
+    /// Puts a new table, which is in the file at `host` with the content `words`, in the place of
+    /// what the L1 entry names.
+    func setTable(_ l1Index: Int, host: UInt64, words: [UInt64]) throws(BlockError) {
         let entry = host | Qcow2Layout.copied
         let l1Offset = state.withLock { $0.l1Offset }
         try file.writeNumbers([entry], at: l1Offset + UInt64(l1Index * 8))
         state.withLock { state in
             state.loads[l1Index]?.changes += 1
             state.l1[l1Index] = entry
-            state.insert(
-                l1Index, entries.words(entryWords: geometry.entryWords), isSound: true)
+            state.insert(l1Index, words, isSound: true)
         }
     }
 
@@ -209,10 +209,15 @@ final class L2Cache: Sendable {
         }
         let words = try file.readNumbers(
             geometry.l2EntryCount * geometry.entryWords, at: offset)
-        let isSound = (0..<geometry.l2EntryCount).allSatisfy {
-            problem(words.l2Entry($0, entryWords: geometry.entryWords), end) == nil
+        return (words, isSound(words, end))
+    }
+
+    private func isSound(_ words: [UInt64], _ hostEndBytes: UInt64) -> Bool {
+        for index in 0..<geometry.l2EntryCount {
+            let entry = words.l2Entry(index, entryWords: geometry.entryWords)
+            if entry != .unallocated && problem(entry, hostEndBytes) != nil { return false }
         }
-        return (words, isSound)
+        return true
     }
 
     private func problem(_ entry: L2Entry, _ hostEndBytes: UInt64) -> String? {

@@ -67,8 +67,10 @@ final class MetadataRegions: Sendable {
                     offset: snapshot.l1Offset, lengthBytes: UInt64(snapshot.l1Count) * 8),
                 .snapshotL1Table)
         }
-        if let bitmaps = header.bitmaps, bitmaps.lengthBytes <= 16 << 20,
-            bitmaps.offset <= UInt64(Int64.max)
+        // Without its feature bit the list is stale, and its clusters may be anybody's.
+        if let bitmaps = header.bitmaps,
+            header.autoclear & Qcow2Layout.Autoclear.bitmaps != 0,
+            bitmaps.lengthBytes <= 16 << 20, bitmaps.offset <= UInt64(Int64.max)
         {
             add(
                 ByteRange(offset: bitmaps.offset, lengthBytes: bitmaps.lengthBytes),
