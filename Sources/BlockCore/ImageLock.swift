@@ -17,8 +17,9 @@ import Glibc
 //     writing    0 1 3     1 3         the image that a volume writes
 //
 // So readers share an image, and a writer has it alone. A block device that is written is claimed
-// from the kernel as well, which refuses one that is mounted or a part of another device. The locks belong to the open file
-// description: they end with the descriptor, and so with the process, however that ends.
+// from the kernel as well, which refuses one that is mounted or a part of another device. The locks
+// belong to the open file description: they end with the descriptor, and so with the process,
+// however that ends.
 
 /// QEMU's locks on one image file, held until they are released or the last reference goes.
 package final class ImageLock: Sendable {

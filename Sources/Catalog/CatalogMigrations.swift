@@ -20,6 +20,9 @@ enum CatalogMigrations {
         }
         migrator.registerMigration("2") { database in
             try database.execute(sql: "ALTER TABLE volume ADD COLUMN heartbeatAt INTEGER")
+            try database.execute(
+                sql: "ALTER TABLE node ADD COLUMN isDirect INTEGER NOT NULL"
+                    + " DEFAULT 0 CHECK (isDirect IN (0, 1))")
         }
         return migrator
     }

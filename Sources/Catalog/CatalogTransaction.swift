@@ -223,11 +223,11 @@ package final class CatalogTransaction: CatalogSnapshot {
         for (position, node) in nodes.enumerated() {
             try execute(
                 "INSERT INTO node"
-                    + " (volumeID, position, driver, format, path, isOwned, fingerprint)"
-                    + " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    + " (volumeID, position, driver, format, path, isOwned, fingerprint, isDirect)"
+                    + " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     volumeID, position, node.driver, node.format, node.path, node.isOwned,
-                    node.fingerprint,
+                    node.fingerprint, node.isDirect,
                 ], "insert the node \(node.path)")
         }
     }

@@ -124,8 +124,8 @@ package final class NBDDevice: BlockDevice {
 
     package func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
         try checkWritable(range, "write zeroes")
-        let whole = facts.canZero ? range.alignedInward(to: facts.blockBytes) : ByteRange.none
-        guard !whole.isEmpty else { return try await writeZeroBytes(range) }
+        let whole = range.alignedInward(to: facts.blockBytes)
+        guard facts.canZero, !whole.isEmpty else { return try await writeZeroBytes(range) }
         try await writeZeroBytes(ByteRange(offset: range.offset, end: whole.offset))
         for piece in whole.pieces(NBDLink.pieceBytes) {
             _ = try await link.perform(.writeZeroes(piece, mayUnmap: mayUnmap))
@@ -190,8 +190,4 @@ package final class NBDDevice: BlockDevice {
         try checkInside(range, operation)
         if isReadOnly { throw BlockError(.readOnly, operation, on: nodeName, range: range) }
     }
-}
-
-extension ByteRange {
-    fileprivate static let none = ByteRange(offset: 0, lengthBytes: 0)
 }

@@ -25,6 +25,8 @@ import BlockCore
 final class NBDSession: Sendable {
     private struct State {
         var epoch: UInt64 = 0
+        /// Up to which epoch a server may still be at work that did not answer.
+        var stalledEpoch: UInt64?
         /// How many changes were acknowledged, and up to which of them all are durable.
         var acknowledged: UInt64 = 0
         var flushed: UInt64 = 0
@@ -67,11 +69,12 @@ final class NBDSession: Sendable {
         }
     }
 
-    /// A connection of `epoch` is lost.
-    func end(epoch: UInt64) {
+    /// A connection of `epoch` is lost, or given up since its server does not answer.
+    func end(epoch: UInt64, byStall isStalled: Bool) {
         state.withLock { state in
             guard epoch == state.epoch else { return }
             state.epoch += 1
+            if isStalled { state.stalledEpoch = epoch }
             guard state.acknowledged > state.flushed else { return }
             state.flushFailure =
                 state.flushFailure
@@ -80,6 +83,11 @@ final class NBDSession: Sendable {
                     detail: "the connection was lost with writes that were not flushed, which the "
                         + "server may have lost: check the data and open the image anew")
         }
+    }
+
+    /// Whether what was asked in `epoch` may yet be done by a server that did not answer then.
+    func wasStalled(_ epoch: UInt64) -> Bool {
+        state.withLock { state in state.stalledEpoch.map { epoch <= $0 } ?? false }
     }
 
     /// A change has an unknown outcome. Returns how its request, and every later change, fails.

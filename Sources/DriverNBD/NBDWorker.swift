@@ -35,7 +35,7 @@ final class NBDWorker: @unchecked Sendable {
             let (requests, isStopping) = connection.take(room)
             waiting += requests
             if isStopping, waiting.isEmpty, inFlight.isEmpty { break }
-            if handle != nil, epoch != session.epoch { drop() }
+            if handle != nil, epoch != session.epoch { drop(isStalled: false) }
             guard handle != nil || !waiting.isEmpty else {
                 idle()
                 continue
@@ -94,9 +94,9 @@ final class NBDWorker: @unchecked Sendable {
         // An error that comes of the loss is no answer of the server.
         finishCompleted(countsErrors: !isLost)
         if isLost {
-            drop()
+            drop(isStalled: false)
         } else if !inFlight.isEmpty, ContinuousClock.now - lastProgress >= options.stallLimit {
-            dropStalled()
+            drop(isStalled: true)
         }
     }
 
@@ -129,21 +129,21 @@ final class NBDWorker: @unchecked Sendable {
             request.operation.name, on: session.uri, errno: number, range: request.operation.range)
     }
 
-    /// Gives a lost connection up. What was in flight is issued again in the next epoch.
-    private func drop() {
-        session.end(epoch: epoch)
+    /// Gives a connection up that is lost, or whose server does not answer on it or another. What
+    /// was in flight is issued again in the next epoch, as far as that is allowed.
+    private func drop(isStalled: Bool) {
+        session.end(epoch: epoch, byStall: isStalled)
         // Frees the commands: from here on libnbd touches no request and no buffer.
         handle = nil
         for request in inFlight { request.reset() }
         waiting = inFlight + waiting
         inFlight = []
+        if session.wasStalled(epoch) { giveUpStalled() }
     }
 
-    /// Gives a connection up whose server does not answer. Changes may happen yet, and are not
-    /// issued again.
-    private func dropStalled() {
+    /// The server may do yet what it was asked: changes are not issued again, the rest not for ever.
+    private func giveUpStalled() {
         let reason = "the server left it unanswered for \(options.stallLimit)"
-        drop()
         waiting.removeAll { request in
             if request.operation.isChange, request.issueCount > 0 {
                 request.finish(session.abandon(request.operation, because: reason))

@@ -5,6 +5,8 @@ import DriverQcow2
 package struct ImageNode: Sendable {
     package let path: String
     package let format: ImageFormat
+    /// Whether its content bypasses the page cache.
+    let isDirect: Bool
     package let device: any BlockDevice
     /// nil where there are no locks: on an NBD server.
     let lock: ImageLock?

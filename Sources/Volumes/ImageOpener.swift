@@ -15,20 +15,28 @@ package enum ImageOpener {
     private static let chainDepthMax = 200
 
     /// Locks and opens `path`, a file or the URI of an NBD export, in the format given, and
-    /// read-only whatever it names as its backing. Blocks.
+    /// read-only whatever it names as its backing. Blocks. With `isDirect`, which is for raw files,
+    /// its content bypasses the page cache.
     ///
     /// The format of a backing file is what the header above it says, never a guess: a guest that
     /// can write a raw image could make it look like another format.
     package static func open(
-        path: String, format: ImageFormat, readOnly: Bool, pool: IOPool
+        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool = false, pool: IOPool
     ) throws(BlockError) -> ImageChain {
-        ImageChain(
-            nodes: try nodes(path: path, format: format, readOnly: readOnly, pool: pool, above: []))
+        guard !isDirect || format == .raw && !NBDDevice.isURI(path) else {
+            throw BlockError(
+                .unsupported, "open for direct I/O", on: path,
+                detail: "only raw files and block devices can bypass the page cache")
+        }
+        return ImageChain(
+            nodes: try nodes(
+                path: path, format: format, readOnly: readOnly, isDirect: isDirect, pool: pool,
+                above: []))
     }
 
     /// The nodes from `path` down; `above` are the files of which this one is the backing.
     private static func nodes(
-        path: String, format: ImageFormat, readOnly: Bool, pool: IOPool,
+        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool, pool: IOPool,
         above: [HostFile.Identity]
     ) throws(BlockError) -> [ImageNode] {
         if NBDDevice.isURI(path) {
@@ -44,7 +52,8 @@ package enum ImageOpener {
         let device: any BlockDevice
         switch format {
         case .raw:
-            device = try RawDevice.open(path: path, readOnly: readOnly, pool: pool)
+            device = try RawDevice.open(
+                path: path, readOnly: readOnly, bypassingPageCache: isDirect, pool: pool)
         case .qcow2:
             if let backing = try Qcow2Device.readHeader(path: path).backing {
                 below = try nodes(
@@ -59,7 +68,9 @@ package enum ImageOpener {
             throw BlockError(
                 .busy, "open", on: path, detail: "it was replaced while it was being opened")
         }
-        let node = ImageNode(path: path, format: format, device: device, lock: lock, found: found)
+        let node = ImageNode(
+            path: path, format: format, isDirect: isDirect, device: device, lock: lock,
+            found: found)
         return [node] + below
     }
 
@@ -75,7 +86,7 @@ package enum ImageOpener {
         }
         let device = try NBDDevice.open(uri: uri, readOnly: readOnly)
         return ImageNode(
-            path: uri, format: format, device: device, lock: nil,
+            path: uri, format: format, isDirect: false, device: device, lock: nil,
             found: ImageFingerprint(sizeBytes: device.lengthBytes))
     }
 
@@ -89,7 +100,7 @@ package enum ImageOpener {
         }
         return try nodes(
             path: try resolve(backing.name, from: path), format: format(of: backing, in: path),
-            readOnly: true, pool: pool, above: above)
+            readOnly: true, isDirect: false, pool: pool, above: above)
     }
 
     /// The files of the chain of `path`, top first.

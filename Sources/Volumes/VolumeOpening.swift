@@ -22,7 +22,7 @@ enum VolumeOpening {
             NodeRecord(
                 driver: node.driver, format: node.format.rawValue, path: node.path,
                 isOwned: isOwned && position == 0,
-                fingerprint: node.found.text)
+                fingerprint: node.found.text, isDirect: node.isDirect)
         }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
@@ -101,7 +101,7 @@ enum VolumeOpening {
                 driver: node.driver, format: node.format.rawValue, path: node.path,
                 isOwned: position < nodes.count && nodes[position].path == node.path
                     && nodes[position].isOwned,
-                fingerprint: node.found.text)
+                fingerprint: node.found.text, isDirect: node.isDirect)
         }
     }
 
@@ -114,7 +114,9 @@ enum VolumeOpening {
                 detail: "the catalog names no top node of a known format")
         }
         return try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.open(path: node.path, format: format, readOnly: false, pool: .guest)
+            try ImageOpener.open(
+                path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
+                pool: .guest)
         }
     }
 

@@ -14,16 +14,19 @@ package struct VolumeSpecification: Sendable {
     package var path: String?
     /// The image that the volume starts from, if any.
     package var backing: (path: String, format: ImageFormat)?
+    /// Whether the content of a raw image bypasses the page cache.
+    package var isDirect: Bool
 
     package init(
         name: String, lengthBytes: UInt64, format: ImageFormat, path: String? = nil,
-        backing: (path: String, format: ImageFormat)? = nil
+        backing: (path: String, format: ImageFormat)? = nil, isDirect: Bool = false
     ) {
         self.name = name
         self.lengthBytes = lengthBytes
         self.format = format
         self.path = path
         self.backing = backing
+        self.isDirect = isDirect
     }
 }
 
@@ -85,7 +88,8 @@ package actor VolumeStore {
         do throws(BlockError) {
             return try await register(
                 specification.name, path: path, format: specification.format,
-                lengthBytes: specification.lengthBytes, isOwned: true)
+                lengthBytes: specification.lengthBytes, isOwned: true,
+                isDirect: specification.isDirect)
         } catch {
             try? HostDirectory.removeFile(path)
             throw error
@@ -122,7 +126,7 @@ package actor VolumeStore {
     /// Makes a volume of an image that exists. Its format is guessed if none is given, and
     /// recorded: it is never guessed again. Returns a warning about the guess, if there is one.
     package func add(
-        _ name: String, path: String, format: ImageFormat?
+        _ name: String, path: String, format: ImageFormat?, isDirect: Bool = false
     ) async throws(BlockError) -> (volume: Volume, warning: String?) {
         try reserve(name)
         defer { reserved.remove(name) }
@@ -140,16 +144,18 @@ package actor VolumeStore {
             (known, warning) = (probe.format, probe.warning)
         }
         let volume = try await register(
-            name, path: path, format: known, lengthBytes: nil, isOwned: false)
+            name, path: path, format: known, lengthBytes: nil, isOwned: false, isDirect: isDirect)
         return (volume, warning)
     }
 
     /// Makes a volume of an image; of an exact length where the image's own may be rounded up.
     package func register(
-        _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool
+        _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool,
+        isDirect: Bool = false
     ) async throws(BlockError) -> Volume {
         let chain = try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.open(path: path, format: format, readOnly: false, pool: .guest)
+            try ImageOpener.open(
+                path: path, format: format, readOnly: false, isDirect: isDirect, pool: .guest)
         }
         do throws(BlockError) {
             try await checkIsAlone(name, paths: chain.nodes.map(\.path))

@@ -15,7 +15,8 @@ import Testing
 
     @Test func volumesAndTheirNodesComeBackAsTheyWentIn() throws {
         let nodes = [
-            NodeRecord(format: "qcow2", path: "/top", isOwned: true, fingerprint: "5:6:7"),
+            NodeRecord(
+                format: "qcow2", path: "/top", isOwned: true, fingerprint: "5:6:7", isDirect: true),
             NodeRecord(format: "raw", path: "/base", isOwned: false),
         ]
         let volume = try catalog.write { (transaction) throws(CatalogError) in

@@ -95,6 +95,10 @@ import Testing
             loop.path,
         ])
         #expect(claim.status != 0 && claim.errors.contains("busy"), "\(claim.errors)")
+        let second = #expect(throws: BlockError.self) {
+            try ImageLock(path: loop.path, use: .writing)
+        }
+        #expect(second?.kind == .busy && second?.operation == "lock")
         lock.release()
     }
 

@@ -126,6 +126,37 @@ import Testing
         server.stop()
     }
 
+    @Test func anImageCanBypassThePageCacheAcrossStarts() throws {
+        let image = try makeImage("disk.raw", format: "raw")
+        try agent.tell("volume", "import", "disk", image, "--format", "raw", "--direct")
+        try agent.tell("volume", "create", "new", "--size", "1M", "--format", "raw", "--direct")
+        try Tool.check(["qemu-io", "-f", "raw", "-c", "write -P 9 1000 70k", agent.uri("disk")])
+        agent.stop(SIGTERM)
+        let again = try AgentProcess(state: directory.path("state"))
+        #expect(try again.tell("volume", "show", "disk").contains("\(image) (raw, direct)"))
+        let bytes = try again.copy("disk", to: directory.path("copy"))
+        #expect(bytes[999] == 0 && bytes[1000] == 9 && bytes[1000 + 70 * 1024] == 0)
+        let direct = try Tool.check(["/usr/bin/python3", "-c", Self.directFiles])
+        #expect(direct.contains("\(image)\n"), "\(direct)")
+
+        let refused = try again.run([
+            "volume", "create", "other", "--size", "1M", "--format", "qcow2", "--direct",
+        ])
+        #expect(refused.status == 1 && refused.errors.contains("only raw files"))
+        again.stop(SIGTERM)
+    }
+
+    /// Prints the paths that any process has open with O_DIRECT.
+    private static let directFiles = """
+        import glob, os
+        for link in glob.glob('/proc/[0-9]*/fd/*'):
+            try:
+                path = os.readlink(link)
+                flags = open(link.replace('/fd/', '/fdinfo/')).read().split('flags:')[1].split()[0]
+                if int(flags, 8) & os.O_DIRECT: print(path)
+            except OSError: pass
+        """
+
     @Test func aBackingFileWithoutARecordedFormatIsRefused() throws {
         let base = try makeImage("base.raw", format: "raw")
         let overlay = try makeImage("top.qcow2", "-b", base, "-F", "raw", format: "qcow2")
@@ -134,6 +165,9 @@ import Testing
         ])
         let result = try agent.run(["volume", "import", "disk", overlay, "--format", "qcow2"])
         #expect(result.status == 1 && result.errors.contains("qemu-img rebase -u"))
+        // The remedy that it names works, also because nothing is locked any more.
+        try Tool.check(["qemu-img", "rebase", "-u", "-b", base, "-F", "raw", overlay])
+        try agent.tell("volume", "import", "disk", overlay, "--format", "qcow2")
     }
 
     /// Makes the header extension that names the backing format one that nobody knows.

@@ -15,7 +15,8 @@ extension Agent {
         table.on(VolumeImport.self) { arguments in
             let (volume, warning) = try await volumes.add(
                 arguments.name, path: arguments.file,
-                format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) })
+                format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) },
+                isDirect: arguments.direct ?? false)
             try await export(volume)
             return VolumeImport.Result(warning: warning)
         }
@@ -62,7 +63,7 @@ extension Agent {
         }
         return VolumeSpecification(
             name: arguments.name, lengthBytes: lengthBytes, format: format ?? .qcow2,
-            path: arguments.path, backing: backing)
+            path: arguments.path, backing: backing, isDirect: arguments.direct ?? false)
     }
 
     /// A volume that somebody uses stays: its clients would lose their disk.
@@ -96,7 +97,8 @@ extension Agent {
                 size: record.lengthBytes,
                 format: nodes.first?.format ?? "", path: nodes.first?.path ?? "",
                 nodes: nodes.map {
-                    NodeInfo(driver: $0.driver, file: $0.path, format: $0.format)
+                    NodeInfo(
+                        driver: $0.driver, file: $0.path, format: $0.format, direct: $0.isDirect)
                 },
                 bitmaps: volume?.bitmapStatuses().map(BitmapInfo.init) ?? [],
                 exported: exports.contains { $0.name == record.name },

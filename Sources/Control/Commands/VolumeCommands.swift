@@ -17,10 +17,12 @@ package enum VolumeCreate: ControlCommand {
         package var backing: String?
         /// The format of `backing`, which is never guessed: a guest may have written it.
         package var backingFormat: ImageFormat?
+        /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
+        package var direct: Bool?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
-            backing: String? = nil, backingFormat: ImageFormat? = nil
+            backing: String? = nil, backingFormat: ImageFormat? = nil, direct: Bool? = nil
         ) {
             self.name = name
             self.size = size
@@ -28,10 +30,11 @@ package enum VolumeCreate: ControlCommand {
             self.path = path
             self.backing = backing
             self.backingFormat = backingFormat
+            self.direct = direct
         }
 
         private enum CodingKeys: String, CodingKey {
-            case name, size, format, path, backing
+            case name, size, format, path, backing, direct
             case backingFormat = "backing-format"
         }
     }
@@ -45,13 +48,18 @@ package enum VolumeImport: ControlCommand {
     package struct Arguments: Codable, Sendable {
         package var name: String
         package var file: String
-        /// Absent: probed.
+        /// Absent: guessed from its first bytes, once.
         package var format: ImageFormat?
+        /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
+        package var direct: Bool?
 
-        package init(name: String, file: String, format: ImageFormat? = nil) {
+        package init(
+            name: String, file: String, format: ImageFormat? = nil, direct: Bool? = nil
+        ) {
             self.name = name
             self.file = file
             self.format = format
+            self.direct = direct
         }
     }
 

@@ -46,10 +46,13 @@ package struct NodeInfo: Codable, Sendable {
     package var driver: String
     package var file: String
     package var format: String
+    /// Whether its content bypasses the host's page cache.
+    package var direct: Bool
 
-    package init(driver: String, file: String, format: String) {
+    package init(driver: String, file: String, format: String, direct: Bool = false) {
         self.driver = driver
         self.file = file
         self.format = format
+        self.direct = direct
     }
 }

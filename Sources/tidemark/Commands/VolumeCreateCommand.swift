@@ -35,13 +35,17 @@ struct VolumeCreateCommand: ClientCommand {
     @Option(help: "The format of the file behind it; never guessed.")
     var backingFormat: ImageFormat?
 
+    @Flag(help: "Bypass the host's page cache; for raw images.")
+    var direct = false
+
     func run(_ agent: AgentSession) async throws {
         _ = try await agent.execute(
             VolumeCreate.self,
             .init(
                 name: name, size: size?.bytes, format: format,
                 path: path.map { HostPath.absolute($0) },
-                backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat))
+                backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat,
+                direct: direct))
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(ByteSize.text(volume.size)), \(volume.uri)"

@@ -27,10 +27,13 @@ struct VolumeImportCommand: ClientCommand {
     @Option(help: "The format of the image.")
     var format: ImageFormat?
 
+    @Flag(help: "Bypass the host's page cache; for raw images.")
+    var direct = false
+
     func run(_ agent: AgentSession) async throws {
         let imported = try await agent.execute(
             VolumeImport.self,
-            .init(name: name, file: HostPath.absolute(file), format: format))
+            .init(name: name, file: HostPath.absolute(file), format: format, direct: direct))
         if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {

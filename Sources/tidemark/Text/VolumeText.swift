@@ -14,7 +14,7 @@ enum VolumeText {
         ]
         for (index, node) in volume.nodes.enumerated() {
             let title = index == 0 ? "chain    " : "         "
-            lines.append("\(title)\(node.file) (\(node.format))")
+            lines.append("\(title)\(node.file) (\(node.format)\(node.direct ? ", direct" : ""))")
         }
         let bitmaps = BitmapText.table(volume.bitmaps)
         if !bitmaps.isEmpty { lines += ["", bitmaps] }
