@@ -127,12 +127,12 @@ import Testing
         // For reading it is opened as it is; for writing it is repaired first.
         #expect(try await content(image, (0, 1 << 20)).allSatisfy { $0 == 90 })
         #expect(try Qcow2Info(path: image).isMarkedDirty)
-        let device = try ImageOpener.open(
+        let chain = try ImageOpener.open(
             path: image, format: .qcow2, readOnly: false, pool: .guest)
         #expect(try !Qcow2Info(path: image).isMarkedDirty)
-        #expect(try await device.bytes(at: 0, 1 << 20).allSatisfy { $0 == 90 })
-        try await device.put([1, 2, 3], at: 2 << 20)
-        try await device.close()
+        #expect(try await chain.top.bytes(at: 0, 1 << 20).allSatisfy { $0 == 90 })
+        try await chain.top.put([1, 2, 3], at: 2 << 20)
+        try await chain.close()
         #expect(try Qcow2Check.run(path: image).verdict == .clean)
         #expect(try !Qcow2Info(path: image).isMarkedDirty)
     }
@@ -152,8 +152,10 @@ import Testing
     private func content(
         _ path: String, _ range: (offset: Int, count: Int)? = nil
     ) async throws -> [UInt8] {
-        let device = try ImageOpener.open(path: path, format: .qcow2, readOnly: true, pool: .guest)
-        let all = range ?? (0, Int(device.lengthBytes))
-        return try await device.bytes(at: all.offset, all.count)
+        let chain = try ImageOpener.open(path: path, format: .qcow2, readOnly: true, pool: .guest)
+        let all = range ?? (0, Int(chain.top.lengthBytes))
+        let bytes = try await chain.top.bytes(at: all.offset, all.count)
+        try await chain.close()
+        return bytes
     }
 }
