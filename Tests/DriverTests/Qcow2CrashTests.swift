@@ -67,25 +67,74 @@ struct CrashVariant: Sendable, CustomTestStringConvertible {
             }
         }
         for _ in 0..<Self.crashes {
-            let count = Int.random(in: 1...operations.count, using: &random)
-            let unfinished = Bool.random(using: &random)
-            var lost: Set<Int> = []
-            var torn: Set<Int> = []
-            let share = Int.random(in: 1...7, using: &random)
-            for index in operations.volatileIndices(before: count, unfinished: unfinished) {
-                switch Int.random(in: 0..<8, using: &random) {
-                case 0: torn.insert(index)
-                case 1...share: lost.insert(index)
-                default: break
-                }
-            }
-            let file = MemoryFile(disk.file.start, path: disk.image)
-            operations.replay(count, on: file, without: lost, torn: torn, using: &random)
-            try await disk.expect(file, "power lost at \(count), without \(lost.sorted())") {
-                disk.history.complaintAfterPowerLoss(
-                    $0, done: unfinished ? count - 1 : count, begun: count)
+            let loss = PowerLoss(of: operations, using: &random)
+            let file = loss.replay(operations, from: disk.file.start, using: &random)
+            try await disk.expect(file, "\(loss)") {
+                disk.history.complaintAfterPowerLoss($0, done: loss.done, begun: loss.count)
             }
         }
+    }
+
+    /// The same with durable writes taken for common ones, which must not pass.
+    @Test func theReplayNoticesWhatTheOrderOfWritesPrevents() async throws {
+        let directory = try TemporaryDirectory()
+        let disk = try RecordedDisk(Self.variants[1], sectors: Self.sectors, in: directory)
+        var random = Seed.generator("crashes without an order")
+        try await disk.work(steps: 60, using: &random)
+        let operations = disk.file.operations.map { operation in
+            guard case .write(let offset, let bytes, _) = operation else { return operation }
+            return RecordingFile.Operation.write(offset: offset, bytes: bytes, isDurable: false)
+        }
+        var complaints = 0
+        for _ in 0..<2000 where complaints == 0 {
+            let loss = PowerLoss(of: operations, using: &random)
+            let file = loss.replay(operations, from: disk.file.start, using: &random)
+            guard let found = try? await disk.numbers(in: file) else { continue }
+            let complaint = disk.history.complaintAfterPowerLoss(
+                found, done: loss.done, begun: loss.count)
+            complaints += complaint == nil ? 0 : 1
+        }
+        #expect(complaints > 0)
+    }
+}
+
+/// A power loss at some moment of a record: how much had begun, and what of it was lost.
+private struct PowerLoss: CustomStringConvertible {
+    let count: Int
+    /// Whether the last operation was under way.
+    let unfinished: Bool
+    private var lost: Set<Int> = []
+    private var torn: Set<Int> = []
+
+    init(of operations: [RecordingFile.Operation], using random: inout SplitMix64) {
+        count = Int.random(in: 1...operations.count, using: &random)
+        unfinished = Bool.random(using: &random)
+        let share = Int.random(in: 1...7, using: &random)
+        for index in operations.volatileIndices(before: count, unfinished: unfinished) {
+            switch Int.random(in: 0..<8, using: &random) {
+            case 0: torn.insert(index)
+            case 1...share: lost.insert(index)
+            default: break
+            }
+        }
+    }
+
+    /// How many operations had finished.
+    var done: Int { unfinished ? count - 1 : count }
+
+    var description: String {
+        "power lost at \(count)\(unfinished ? ", unfinished" : ""), without \(lost.sorted()), "
+            + "in part \(torn.sorted())"
+    }
+
+    /// What a file with the content `start` holds after it.
+    func replay(
+        _ operations: [RecordingFile.Operation], from start: [UInt8],
+        using random: inout SplitMix64
+    ) -> MemoryFile {
+        let file = MemoryFile(start)
+        operations.replay(count, on: file, without: lost, torn: torn, using: &random)
+        return file
     }
 }
 
@@ -184,14 +233,18 @@ private final class RecordedDisk {
     func expect(
         _ file: MemoryFile, _ crash: String, _ complaint: ([UInt64?]) -> String?
     ) async throws {
-        let device = try Qcow2Device.open(file: file, readOnly: true, backing: backing)
-        let content = try await device.bytes(at: 0, sectors * 512)
-        let found = complaint(SectorHistory.numbers(in: content))
+        let found = complaint(try await numbers(in: file))
         #expect(found == nil, "\(crash): \(found ?? "")")
         try writeFile(image, file.content)
         let check = try Tool.run(["qemu-img", "check", image])
         #expect(
             (check.status == 0 || check.status == 3) && !check.output.contains("ERROR"),
             "\(crash): \(check.output)\(check.errors)")
+    }
+
+    /// What each sector of the image in `file` holds.
+    func numbers(in file: MemoryFile) async throws -> [UInt64?] {
+        let device = try Qcow2Device.open(file: file, readOnly: true, backing: backing)
+        return SectorHistory.numbers(in: try await device.bytes(at: 0, sectors * 512))
     }
 }
