@@ -60,6 +60,21 @@ struct Way: CustomTestStringConvertible {
     }
 
     @Test(arguments: Way.all)
+    func aReadBeyondTheMaximumIsOneTooLarge(_ way: Way) async throws {
+        let memory = MemoryDevice(lengthBytes: 33 << 20, answersNow: way.answersNow)
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk", form: way.form)
+            let flags: [NBDCommandFlags] = way.form.hasChunks ? [[], .df] : [[]]
+            for flags in flags {
+                let read = NBDRequest(
+                    .read, flags: flags, cookie: 1, offset: 0, lengthBytes: 32 << 20 + 1)
+                #expect(try client.exchange(read).error == (way.form.hasChunks ? 75 : 22))
+            }
+        }
+    }
+
+    @Test(arguments: Way.all)
     func manyRequestsInOnePieceAreAllAnswered(_ way: Way) async throws {
         let memory = MemoryDevice(lengthBytes: 1 << 20, answersNow: way.answersNow)
         try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
