@@ -10,6 +10,8 @@ package struct ImageNode: Sendable {
     package let device: any BlockDevice
     /// nil where there are no locks: on an NBD server.
     let lock: ImageLock?
+    /// The lock of the file in which a qcow2 image keeps its data, if it does not do so itself.
+    let dataLock: ImageLock?
     /// How it looked when it had been locked and nothing else had been done.
     let found: ImageFingerprint
 
@@ -63,14 +65,21 @@ package final class ImageChain: Sendable {
                 fingerprints.append(node.found)
                 continue
             }
-            if position == 0 { try lock.flush() }
-            fingerprints.append(try ImageFingerprint(of: lock, format: node.format))
+            if position == 0 {
+                try node.dataLock?.flush()
+                try lock.flush()
+            }
+            fingerprints.append(
+                try ImageFingerprint(of: lock, dataFile: node.dataLock, format: node.format))
         }
         return fingerprints
     }
 
     /// Lets others have the images.
     func unlock() {
-        for node in nodes { node.lock?.release() }
+        for node in nodes {
+            node.dataLock?.release()
+            node.lock?.release()
+        }
     }
 }

@@ -46,8 +46,17 @@ package enum ImageOpener {
             throw BlockError(
                 .corrupt, "open", on: path, detail: "the image is its own backing file")
         }
-        let lock = try ImageLock(path: path, use: readOnly ? .reading : .writing)
-        let found = try ImageFingerprint(of: lock, format: format)
+        let use: ImageLock.Use = readOnly ? .reading : .writing
+        let lock = try ImageLock(path: path, use: use)
+        var dataLock: ImageLock?
+        if format == .qcow2 {
+            let header = try Qcow2Device.readHeader(path: path)
+            if header.hasDataFile {
+                dataLock = try ImageLock(
+                    path: try Qcow2Device.dataFilePath(header, from: path), use: use)
+            }
+        }
+        let found = try ImageFingerprint(of: lock, dataFile: dataLock, format: format)
         var below: [ImageNode] = []
         let device: any BlockDevice
         switch format {
@@ -70,7 +79,7 @@ package enum ImageOpener {
         }
         let node = ImageNode(
             path: path, format: format, isDirect: isDirect, device: device, lock: lock,
-            found: found)
+            dataLock: dataLock, found: found)
         return [node] + below
     }
 
@@ -87,6 +96,7 @@ package enum ImageOpener {
         let device = try NBDDevice.open(uri: uri, readOnly: readOnly)
         return ImageNode(
             path: uri, format: format, isDirect: false, device: device, lock: nil,
+            dataLock: nil,
             found: ImageFingerprint(sizeBytes: device.lengthBytes))
     }
 
@@ -103,7 +113,7 @@ package enum ImageOpener {
             readOnly: true, isDirect: false, pool: pool, above: above)
     }
 
-    /// The files of the chain of `path`, top first.
+    /// The files of the chain of `path`, top first, none of them locked: for looking at it.
     package static func chain(
         path: String, format: ImageFormat
     ) throws(BlockError) -> [(path: String, format: ImageFormat)] {

@@ -34,8 +34,7 @@ package struct ImageProbe: Sendable {
         }
         if try ImageOpener.probe(path: path) == .qcow2 {
             let header = try Qcow2Device.readHeader(path: path)
-            let externalData: UInt64 = 1 << 2
-            if header.backing != nil || header.incompatible & externalData != 0 {
+            if header.backing != nil || header.hasDataFile {
                 throw BlockError(
                     .invalid, "guess the format", on: path,
                     detail: "it looks like a qcow2 image that names another file "

@@ -42,53 +42,74 @@ enum ImageTrust {
             guard let text = record.fingerprint, let expected = ImageFingerprint(text: text) else {
                 return "no fingerprint of \(node.path) is recorded"
             }
-            let comparison = Comparison(path: node.path, expected: expected, found: node.found)
-            let doubt =
-                position > 0 || volume.isCleanlyClosed
-                ? comparison.afterCleanClose()
-                : comparison.afterUncleanStop(format: node.format, volume.heartbeatAt)
-            if let doubt { return doubt }
+            let isSettled = position > 0 || volume.isCleanlyClosed
+            let heartbeat = isSettled ? nil : Heartbeat(last: volume.heartbeatAt)
+            if let doubt = doubt(node, expected, heartbeat) { return doubt }
+        }
+        return nil
+    }
+
+    /// With `heartbeat` the image may have been written by us until that ended.
+    private static func doubt(
+        _ node: ImageNode, _ expected: ImageFingerprint, _ heartbeat: Heartbeat?
+    ) -> String? {
+        let found = node.found
+        // A qcow2 file grows while it is written.
+        let file = Comparison(
+            path: node.path, expected: expected.file, found: found.file,
+            comparesSize: heartbeat == nil || node.format == .raw)
+        if let doubt = file.doubt(heartbeat) { return doubt }
+        guard (expected.dataFile == nil) == (found.dataFile == nil) else {
+            return "\(node.path) keeps its data elsewhere than before"
+        }
+        if let expected = expected.dataFile, let found = found.dataFile {
+            let data = Comparison(
+                path: node.dataLock?.path ?? "the data file of \(node.path)", expected: expected,
+                found: found, comparesSize: heartbeat == nil)
+            if let doubt = data.doubt(heartbeat) { return doubt }
+        }
+        if heartbeat == nil, expected.isMarked, !found.isMarked {
+            return "\(node.path) was opened for writing by something else: its mark is gone"
         }
         return nil
     }
 }
 
+/// Until when what changed may have been our work.
+private struct Heartbeat {
+    let last: Date?
+
+    var latest: Date? {
+        let allowed = ImageTrust.heartbeatInterval + ImageTrust.heartbeatMargin
+        return last?.addingTimeInterval(TimeInterval(allowed.components.seconds))
+    }
+}
+
 private struct Comparison {
     let path: String
-    let expected: ImageFingerprint
-    let found: ImageFingerprint
+    let expected: FileLook
+    let found: FileLook
+    let comparesSize: Bool
 
-    func afterCleanClose() -> String? {
-        if let doubt = ofIdentity(includingSize: true) { return doubt }
-        if let time = found.modifiedNanoseconds, time != expected.modifiedNanoseconds {
+    func doubt(_ heartbeat: Heartbeat?) -> String? {
+        if found.inode != expected.inode { return "\(path) was replaced by another file" }
+        if comparesSize, found.sizeBytes != expected.sizeBytes {
+            return "\(path) has \(found.sizeBytes) bytes instead of \(expected.sizeBytes)"
+        }
+        guard let time = found.modifiedNanoseconds, let recorded = expected.modifiedNanoseconds
+        else { return nil }
+        guard let heartbeat else {
+            if time == recorded { return nil }
             return "\(path) was changed by something else at \(Self.text(time))"
         }
-        if expected.isMarked && !found.isMarked {
-            return "\(path) was opened for writing by something else: its mark is gone"
-        }
-        return nil
-    }
-
-    func afterUncleanStop(format: ImageFormat, _ heartbeat: Date?) -> String? {
-        // A qcow2 file grows while it is written.
-        if let doubt = ofIdentity(includingSize: format == .raw) { return doubt }
-        guard let time = found.modifiedNanoseconds else { return nil }
-        if let opened = expected.modifiedNanoseconds, time < opened {
+        if time < recorded {
             return "\(path) is older than when the agent last opened it: it was put back"
         }
-        guard let heartbeat else { return "no heartbeat of the last run is recorded" }
-        let allowed = ImageTrust.heartbeatInterval + ImageTrust.heartbeatMargin
-        let latest = heartbeat.addingTimeInterval(TimeInterval(allowed.components.seconds))
+        guard let latest = heartbeat.latest else {
+            return "no heartbeat of the last run is recorded"
+        }
         guard Double(time) / 1e9 <= latest.timeIntervalSince1970 else {
             return "\(path) was changed at \(Self.text(time)), after the agent's unclean stop"
-        }
-        return nil
-    }
-
-    private func ofIdentity(includingSize: Bool) -> String? {
-        if found.inode != expected.inode { return "\(path) was replaced by another file" }
-        if includingSize, found.sizeBytes != expected.sizeBytes {
-            return "\(path) has \(found.sizeBytes) bytes instead of \(expected.sizeBytes)"
         }
         return nil
     }
