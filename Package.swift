@@ -89,7 +89,7 @@ let package = Package(
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
         tests("JobsTests", ["Jobs", "BlockCore"]),
-        tests("ControlTests", ["Control", "tidemark", argumentParser, logging]),
+        tests("ControlTests", ["BlockCore", "Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
             exclude: ["Support/guest.py"], swiftSettings: settings),

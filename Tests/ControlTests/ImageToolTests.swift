@@ -1,3 +1,4 @@
+import BlockCore
 import Foundation
 import TestSupport
 import Testing
@@ -42,6 +43,15 @@ struct ImageToolTests {
         let repaired = try await run("image", "check", "--repair", "all", image)
         #expect(repaired.status == 0 && repaired.output.contains("repaired: 1 errors"))
         try TestSupport.Tool.check(["qemu-img", "check", image])
+    }
+
+    @Test func anImageThatIsInUseIsNotRepaired() async throws {
+        try change { $0[0x20001] = 2 }
+        let user = try ImageLock(path: image, use: .reading)
+        let refused = try await run("image", "check", "--repair", "leaks", image)
+        #expect(refused.status == 11 && refused.errors.contains(image), "\(refused)")
+        user.release()
+        #expect(try await run("image", "check", "--repair", "leaks", image).status == 0)
     }
 
     @Test func whatIsNoImageIsSaidToBeNone() async throws {

@@ -97,4 +97,21 @@ import Testing
             l1: try file.readNumbers(Int(header.l1Count), at: header.l1Offset), regions: nil,
             damage: Damage(file: file, header: header, isReadOnly: true), cacheBytes: cacheBytes)
     }
+
+    @Test func compressedFormsLieWhereAnEntryCanName() throws {
+        for clusterBits in 9...21 {
+            let limit = UInt64(1) << UInt64(62 - (clusterBits - 8))
+            let last = ByteRange(offset: limit - 512, lengthBytes: 512)
+            try CompressedLocation.check(last, clusterBits: clusterBits, on: "image")
+            let entry = CompressedLocation.entry(
+                offset: last.offset, packedBytes: 512, clusterBits: clusterBits)
+            #expect(CompressedLocation(entry: entry, clusterBits: clusterBits).range == last)
+            let error = #expect(throws: BlockError.self) {
+                try CompressedLocation.check(
+                    ByteRange(offset: limit - 511, lengthBytes: 512), clusterBits: clusterBits,
+                    on: "image")
+            }
+            #expect(error?.kind == .noSpace)
+        }
+    }
 }

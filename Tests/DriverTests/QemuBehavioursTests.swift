@@ -14,7 +14,6 @@ import Testing
 
     private static let reasons: Set<String> = [
         "another format or protocol", "encryption", "QEMU's command line", "VM state", "iothreads",
-        "missing",
     ]
 
     @Test func everyBehaviourHasATestThatExistsOrAReason() throws {

@@ -73,6 +73,13 @@ extension Qcow2Device {
         let needed = rest.reduce(0) { $0 + UInt64($1.form.count) }
         let run = try await allocator.take(upTo: geometry.clusters(for: needed))
         let space = geometry.bytes(of: run)
+        do throws(BlockError) {
+            try CompressedLocation.check(
+                space, clusterBits: geometry.clusterBits, on: nodeName)
+        } catch {
+            allocator.free([run])
+            throw error
+        }
         // What fits is decided by the room, and by how many references a cluster can have.
         var counts = [UInt64](repeating: 0, count: Int(run.count))
         var position = space.offset

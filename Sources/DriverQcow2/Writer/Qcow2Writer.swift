@@ -191,7 +191,7 @@ package final class Qcow2Writer: Sendable {
         let (file, host, writeback) = try state.withLock {
             (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
             let file = try openFile(state)
-            let (host, entry) = placePacked(form.count, &state)
+            let (host, entry) = try placePacked(form.count, &state)
             state.storedBytes += UInt64(form.count)
             try state.tables.map(
                 from: guestOffset, count: 1, nextCluster: &state.nextCluster,
@@ -208,7 +208,7 @@ package final class Qcow2Writer: Sendable {
     /// or if more follows, else in a new cluster.
     private func placePacked(
         _ count: Int, _ state: inout State
-    ) -> (host: UInt64, entry: UInt64) {
+    ) throws(BlockError) -> (host: UInt64, entry: UInt64) {
         while true {
             let newest = state.nextCluster << UInt64(geometry.clusterBits)
             if state.packPosition + UInt64(count) > state.packLimit {
@@ -218,6 +218,9 @@ package final class Qcow2Writer: Sendable {
                 state.packLimit = state.nextCluster << UInt64(geometry.clusterBits)
             }
             let host = state.packPosition
+            try CompressedLocation.check(
+                ByteRange(offset: host, lengthBytes: UInt64(count)),
+                clusterBits: geometry.clusterBits, on: path)
             let entry = CompressedLocation.entry(
                 offset: host, packedBytes: count, clusterBits: geometry.clusterBits)
             let location = CompressedLocation(entry: entry, clusterBits: geometry.clusterBits)

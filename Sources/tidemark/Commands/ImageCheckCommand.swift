@@ -1,4 +1,5 @@
 import ArgumentParser
+import BlockCore
 import Control
 import DriverQcow2
 import Volumes
@@ -36,12 +37,7 @@ struct ImageCheckCommand: AsyncParsableCommand, GlobalOptionsHolder {
             throw CommandFailure(
                 .failed, "\(file) is a raw image: it has no metadata that could be checked")
         }
-        let report =
-            if let repair {
-                try Qcow2Check.repair(path: file, repair)
-            } else {
-                try Qcow2Check.run(path: file)
-            }
+        let report = try check()
         try global.console.result(ImageText.document(report, file: file)) {
             ImageText.report(report)
         }
@@ -60,6 +56,14 @@ struct ImageCheckCommand: AsyncParsableCommand, GlobalOptionsHolder {
             throw PrintedFailure(
                 .failed, "\(file) is corrupt (\(report.corruptionCount) errors): \(remedy)")
         }
+    }
+
+    // A repair has the image to itself: a QEMU that writes it would be working on other tables.
+    private func check() throws -> Qcow2CheckReport {
+        guard let repair else { return try Qcow2Check.run(path: file) }
+        let lock = try ImageLock(path: file, use: .writing)
+        defer { lock.release() }
+        return try Qcow2Check.repair(path: file, repair)
     }
 }
 
