@@ -29,7 +29,7 @@ struct NBDGathering {
     /// How many requests are answered without a pause when a client's queue was found too short.
     static let restRequests = 2_048...65_536
     private static let stepNanoseconds: Int64 = 2_000
-    private static let drynessMax = 2.0
+    private static let drynessMax = 1.0
 
     /// How long to sleep now; zero for not at all.
     private(set) var pauseNanoseconds: Int64 = 0

@@ -148,7 +148,7 @@ import Testing
             case 0: rest.isEmpty
             case 3: rest == [.leak]
             case 2: report.verdict == .corrupt
-            // It could not be opened, or some refcounts could not be read.
+            // It could not be opened, some refcounts could not be read, or there was no end of it.
             default: report.verdict == .corrupt
             }
         #expect(

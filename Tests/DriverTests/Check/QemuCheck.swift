@@ -3,13 +3,19 @@ import TestSupport
 import Testing
 
 /// What `qemu-img check` says of an image.
+///
+/// There is damage over which it goes on for ever, so it gets 20 s; then `status` is none that it
+/// has itself.
 struct QemuCheck {
     let status: Int32
     let errors: String
     private let members: [String: Any]
 
     init(_ path: String, format: String = "qcow2") throws {
-        let result = try Tool.run(["qemu-img", "check", "-f", format, "--output=json", path])
+        let result = try Tool.run([
+            "timeout", "--signal=KILL", "20",
+            "qemu-img", "check", "-f", format, "--output=json", path,
+        ])
         status = result.status
         errors = result.errors
         let document = try? JSONSerialization.jsonObject(with: Data(result.output.utf8))
