@@ -21,6 +21,10 @@ package final class HostFile: StorageFile {
     package let path: String
     package let isReadOnly: Bool
     private let descriptor: Int32
+    /// The same file opened once more, for durable writes; -1 before the first. The kernel tells
+    /// each opening once that pages were lost in writeback, whoever wrote them. A durable write that
+    /// is told must not keep it from the next `flush`, which would then succeed.
+    private let durableDescriptor = Atomic<Int32>(-1)
     /// Whether the file system can do that; found out by the first attempt.
     let canPunchHoles = Atomic(true)
     let canZeroRanges = Atomic(true)
@@ -102,7 +106,11 @@ package final class HostFile: StorageFile {
         return Identity(device: UInt(status.st_dev), inode: UInt(status.st_ino))
     }
 
-    deinit { Glibc.close(descriptor) }
+    deinit {
+        Glibc.close(descriptor)
+        let durable = durableDescriptor.load(ordering: .acquiring)
+        if durable >= 0 { Glibc.close(durable) }
+    }
 
     /// The present size in bytes.
     package func sizeBytes() throws(BlockError) -> UInt64 {
@@ -149,7 +157,7 @@ package final class HostFile: StorageFile {
     package func write(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) {
-        try write(at: offset, from: source) { pwrite($0, $1, $2, Int($3)) }
+        try write(at: offset, from: source, to: descriptor) { pwrite($0, $1, $2, Int($3)) }
     }
 
     /// Writes all of `source` at `offset` and returns when that is durable, whatever else of the
@@ -157,17 +165,31 @@ package final class HostFile: StorageFile {
     package func writeDurably(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) {
+        let durable = try openForDurableWrites()
         do throws(BlockError) {
-            try write(at: offset, from: source, by: clinux_pwrite_durable)
+            try write(at: offset, from: source, to: durable, by: clinux_pwrite_durable)
         } catch {
             guard error.kind == .unsupported else { throw error }
             try write(at: offset, from: source)
-            try flush()
+            guard fdatasync(durable) == 0 else { throw .system("flush", on: path, errno: errno) }
         }
     }
 
+    private func openForDurableWrites() throws(BlockError) -> Int32 {
+        let known = durableDescriptor.load(ordering: .acquiring)
+        if known >= 0 { return known }
+        // By its descriptor, since the path may name another file by now.
+        let new = Glibc.open("/proc/self/fd/\(descriptor)", O_RDWR | O_CLOEXEC)
+        guard new >= 0 else { throw .system("open for durable writes", on: path, errno: errno) }
+        let (isFirst, other) = durableDescriptor.compareExchange(
+            expected: -1, desired: new, ordering: .acquiringAndReleasing)
+        if isFirst { return new }
+        Glibc.close(new)
+        return other
+    }
+
     private func write(
-        at offset: UInt64, from source: UnsafeRawBufferPointer,
+        at offset: UInt64, from source: UnsafeRawBufferPointer, to descriptor: Int32,
         by call: (Int32, UnsafeRawPointer?, Int, Int64) -> Int
     ) throws(BlockError) {
         var done = 0

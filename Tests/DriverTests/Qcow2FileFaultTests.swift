@@ -51,6 +51,85 @@ import Testing
         #expect(number > 1)
     }
 
+    /// A durable write that fails may be in the file all the same: it is in the page cache, and only
+    /// the medium refused it. The smaller image gets refcount blocks, the larger one a new table.
+    @Test(arguments: [400_000, 20_000_000], [false, true])
+    func aRefcountChangeThatFailsAfterItsEffectLeavesLeaksAtWorst(
+        lengthBytes: UInt64, isLasting: Bool
+    ) async throws {
+        let directory = try TemporaryDirectory()
+        let image = directory.path("image.qcow2")
+        try Qcow2Device.create(path: image, lengthBytes: lengthBytes, clusterBytes: 512)
+        let start = try readFile(image)
+        let whole = try RecordingFile(MemoryFile(start, path: image))
+        let device = try Qcow2Device.open(file: whole, readOnly: false, backing: nil)
+        try await device.put([7], at: 0)
+        // Growing the file ends with the writes that make the new refcounts count.
+        let count = whole.count(.durableWrite)
+        try await device.close()
+        #expect(count > 4)
+        for number in count - 4...count {
+            for goesOn in [false, true] {
+                let file = try RecordingFile(MemoryFile(start, path: image))
+                let device = try Qcow2Device.open(file: file, readOnly: false, backing: nil)
+                file.fail(.durableWrite, number: number, lasting: isLasting, afterEffect: true)
+                await #expect(throws: BlockError.self) { try await device.put([7], at: 0) }
+                file.heal()
+                // It may refuse to go on, but not forget what it took.
+                var isTaken = false
+                if goesOn { isTaken = (try? await device.put([8], at: 70_000)) != nil }
+                #expect(isTaken || !goesOn || isLasting)
+                try await device.close()
+                let last = try Qcow2Device.open(file: file.base, readOnly: false, backing: nil)
+                #expect(try await last.bytes(at: 70_000, 1) == [isTaken ? 8 : 0], "\(number)")
+                try await last.put([9], at: 140_000)
+                try await last.close()
+                try writeFile(image, try content(of: file.base))
+                let check = try Tool.run(["qemu-img", "check", image])
+                #expect(
+                    (check.status == 0 || check.status == 3) && !check.output.contains("ERROR"),
+                    "\(number): \(check.output)")
+            }
+        }
+    }
+
+    /// The same for the writes by which a resize moves the L1 table and changes the size.
+    @Test(arguments: [100_000, 40_000_000])
+    func aResizeThatFailsAfterItsEffectForgetsNothing(lengthBytes: UInt64) async throws {
+        let directory = try TemporaryDirectory()
+        let image = directory.path("image.qcow2")
+        try Qcow2Device.create(
+            path: image, lengthBytes: UInt64(Self.lengthBytes), clusterBytes: 512)
+        let start = try readFile(image)
+        var number = 1
+        while true {
+            let file = try RecordingFile(MemoryFile(start, path: image))
+            let device = try Qcow2Device.open(file: file, readOnly: false, backing: nil)
+            file.fail(.durableWrite, number: number, lasting: true, afterEffect: true)
+            _ = try? await device.resize(to: lengthBytes)
+            file.heal()
+            let place = Self.lengthBytes - 1
+            let isTaken = (try? await device.put([8], at: place)) != nil
+            try await device.close()
+            let last = try Qcow2Device.open(file: file.base, readOnly: false, backing: nil)
+            if isTaken {
+                #expect(last.lengthBytes > place, "\(number)")
+                if last.lengthBytes > place {
+                    #expect(try await last.bytes(at: place, 1) == [8], "\(number)")
+                }
+            }
+            try await last.close()
+            try writeFile(image, try content(of: file.base))
+            let check = try Tool.run(["qemu-img", "check", image])
+            #expect(
+                (check.status == 0 || check.status == 3) && !check.output.contains("ERROR"),
+                "\(number): \(check.output)")
+            if number > file.count(.durableWrite) { break }
+            number += max(1, number / 4)
+        }
+        #expect(number > 1)
+    }
+
     /// Writes, zeroes and discards with errors ignored; returns what each piece of 512 bytes may
     /// begin with, and how many operations failed.
     private func work(on device: Qcow2Device) async -> (model: [Set<UInt8>], failures: Int) {

@@ -34,11 +34,20 @@ package final class RecordingFile: StorageFile {
         case read, write, durableWrite, zero, truncate, flush
     }
 
+    private struct Fault {
+        /// The count at which it fails.
+        let number: Int
+        /// Whether all later ones do as well.
+        let isLasting: Bool
+        /// Whether what changes the file does so, and fails only then.
+        let hasEffect: Bool
+        let error: BlockError
+    }
+
     private struct State {
         var operations: [Operation] = []
         var counts: [Kind: Int] = [:]
-        /// By kind: the count at which it fails, and whether all later ones do as well.
-        var faults: [Kind: (number: Int, isLasting: Bool, error: BlockError)] = [:]
+        var faults: [Kind: Fault] = [:]
     }
 
     package let base: any StorageFile
@@ -68,14 +77,16 @@ package final class RecordingFile: StorageFile {
     /// How many of `kind` came, failed ones included.
     package func count(_ kind: Kind) -> Int { state.withLock { $0.counts[kind] ?? 0 } }
 
-    /// Makes the `number`th operation of `kind` from now, the next being 1, fail without effect;
-    /// and all that come after it, if `lasting`.
+    /// Makes the `number`th operation of `kind` from now, the next being 1, fail, before it has any
+    /// effect or `afterEffect`; and all that come after it, if `lasting`.
     package func fail(
-        _ kind: Kind, number: Int = 1, lasting: Bool = false,
+        _ kind: Kind, number: Int = 1, lasting: Bool = false, afterEffect: Bool = false,
         with error: BlockError = BlockError(.io, "do as told", on: "fault")
     ) {
         state.withLock {
-            $0.faults[kind] = ($0.counts[kind, default: 0] + number, lasting, error)
+            $0.faults[kind] = Fault(
+                number: $0.counts[kind, default: 0] + number, isLasting: lasting,
+                hasEffect: afterEffect, error: error)
         }
     }
 
@@ -154,22 +165,27 @@ package final class RecordingFile: StorageFile {
     private func record(
         _ operation: Operation, _ body: (any StorageFile) throws(BlockError) -> Void
     ) throws(BlockError) {
-        try meetFault(operation.kind)
+        let fault = nextFault(operation.kind)
+        if let fault, !fault.hasEffect { throw fault.error }
         try state.withLock { (state) throws(BlockError) in
             try body(base)
             state.operations.append(operation)
         }
+        if let fault { throw fault.error }
     }
 
     private func meetFault(_ kind: Kind) throws(BlockError) {
-        let error = state.withLock { state -> BlockError? in
+        if let fault = nextFault(kind) { throw fault.error }
+    }
+
+    /// Counts an operation of `kind`; the fault that it meets, if any.
+    private func nextFault(_ kind: Kind) -> Fault? {
+        state.withLock { state in
             state.counts[kind, default: 0] += 1
             guard let fault = state.faults[kind] else { return nil }
             let count = state.counts[kind]!
-            return count == fault.number || count > fault.number && fault.isLasting
-                ? fault.error : nil
+            return count == fault.number || count > fault.number && fault.isLasting ? fault : nil
         }
-        if let error { throw error }
     }
 }
 

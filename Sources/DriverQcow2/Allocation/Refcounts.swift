@@ -152,8 +152,9 @@ final class Refcounts: Sendable {
         try state.withLock { (state) throws(BlockError) in
             for (number, host) in blocks {
                 let offset = host << UInt64(geometry.clusterBits)
-                try file.writeNumbers(
-                    [offset], at: state.tableOffset + UInt64(number * 8), durably: true)
+                var entry = [UInt8](repeating: 0, count: 8)
+                entry.withUnsafeMutableBytes { $0.storeBigEndian(offset, at: 0) }
+                try damage.replace(at: state.tableOffset + UInt64(number * 8), with: entry)
                 state.table[number] = offset
                 regions.add(ClusterRun(first: host, count: 1), .refcountBlock)
             }
@@ -179,13 +180,11 @@ final class Refcounts: Sendable {
         let offset = host.first << UInt64(geometry.clusterBits)
         var field = [UInt8](repeating: 0, count: 12)
         // The two fields lie side by side: one write within a sector changes both or neither.
-        try field.withMutableBytes { (bytes) throws(BlockError) in
-            bytes.storeBigEndian(offset, at: 0)
-            bytes.storeBigEndian(UInt32(host.count), at: 8)
-            try file.writeDurably(
-                at: UInt64(Qcow2Layout.Field.refcountTableOffset),
-                from: UnsafeRawBufferPointer(bytes))
+        field.withUnsafeMutableBytes { field in
+            field.storeBigEndian(offset, at: 0)
+            field.storeBigEndian(UInt32(host.count), at: 8)
         }
+        try damage.replace(at: UInt64(Qcow2Layout.Field.refcountTableOffset), with: field)
         return state.withLock { state in
             let old = ClusterRun(
                 first: state.tableOffset >> UInt64(geometry.clusterBits),

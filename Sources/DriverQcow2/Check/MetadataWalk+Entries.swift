@@ -48,9 +48,9 @@ extension MetadataWalk {
                 "a compressed cluster, and external data")
             return
         }
-        guard entry.subclusters == 0 else {
+        // Counted all the same: whoever reads the cluster reads it from there.
+        if entry.subclusters != 0 {
             note(.subclusters, at: location.offset, "a compressed cluster has subclusters")
-            return
         }
         _ = refer(
             to: location.offset, location.lengthBytes, .data, times: use.times,

@@ -235,6 +235,7 @@ struct MetadataWalk {
                     place % header.clusterBytes == 0, place == 0 || entry & 1 == 0
                 else {
                     note(.bitmaps, at: offset, "\(name) has an entry \(entry)")
+                    report.isComplete = false
                     continue
                 }
                 if place == 0 { continue }

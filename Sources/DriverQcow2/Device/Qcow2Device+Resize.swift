@@ -84,8 +84,10 @@ extension Qcow2Device {
     }
 
     private func writeSize(_ size: UInt64) async throws(BlockError) {
-        try await pool.run { [file] () throws(BlockError) in
-            try file.writeNumbers([size], at: UInt64(Qcow2Layout.Field.size), durably: true)
+        try await pool.run { [damage] () throws(BlockError) in
+            var field = [UInt8](repeating: 0, count: 8)
+            field.withUnsafeMutableBytes { $0.storeBigEndian(size, at: 0) }
+            try damage.replace(at: UInt64(Qcow2Layout.Field.size), with: field)
         }
     }
 
@@ -99,7 +101,7 @@ extension Qcow2Device {
             let run = try await allocator.takeConsecutive(
                 geometry.clusters(for: UInt64(count) * 8))
             let offset = geometry.bytes(of: run).offset
-            let place = try await pool.run { [file, geometry] () throws(BlockError) in
+            let place = try await pool.run { [file, geometry, damage] () throws(BlockError) in
                 try file.writeNumbers(l1, at: offset, durably: true)
                 // The fields lie side by side: one write within a sector changes both or neither.
                 var fields = [UInt8](repeating: 0, count: 12)
@@ -111,12 +113,11 @@ extension Qcow2Device {
                         offset: $0.bigEndian(at: 4, as: UInt64.self),
                         lengthBytes: UInt64($0.bigEndian(at: 0, as: UInt32.self)) * 8)
                 }
-                try fields.withMutableBytes { (fields) throws(BlockError) in
+                fields.withUnsafeMutableBytes { fields in
                     fields.storeBigEndian(UInt32(count), at: 0)
                     fields.storeBigEndian(offset, at: 4)
-                    try file.writeDurably(
-                        at: UInt64(Qcow2Layout.Field.l1Count), from: UnsafeRawBufferPointer(fields))
                 }
+                try damage.replace(at: UInt64(Qcow2Layout.Field.l1Count), with: fields)
                 return geometry.clusters(of: place)
             }
             regions?.add(run, .l1Table)

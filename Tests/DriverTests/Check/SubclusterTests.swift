@@ -148,6 +148,22 @@ import Testing
         }
     }
 
+    /// Readers take such a cluster for what it was, so its storage must not be taken for a leak.
+    @Test(arguments: [Qcow2RepairScope.leaks, .all])
+    func aCompressedClusterWithBitsKeepsItsStorage(scope: Qcow2RepairScope) async throws {
+        try create(false)
+        try Tool.check(["qemu-io", "-f", "qcow2", "-c", "write -c -P 5 0 64k", image])
+        let file = try HostFile(path: image, access: .readWrite)
+        let header = try StoredHeader(file: file)
+        let l2 = try file.readNumbers(1, at: header.l1Offset)[0] & Qcow2Layout.offsetMask
+        try file.writeNumbers([1], at: l2 + 8)
+        _ = try Qcow2Check.repair(path: image, scope)
+        let device = try Qcow2Device.open(path: image, readOnly: false, backing: nil)
+        try await device.put(Self.bytes(4 * Self.cluster), at: 4 * Self.cluster)
+        #expect(try await device.bytes(at: 0, 512).allSatisfy { $0 == 5 })
+        try await device.close()
+    }
+
     private static func bytes(_ count: Int) -> [UInt8] { [UInt8](repeating: 9, count: count) }
 
     private func create(_ hasBacking: Bool) throws {
