@@ -99,6 +99,7 @@ import Testing
             for (pattern, size) in [("randwrite", "4k"), ("write", "192k"), ("randrw", "1000")] {
                 let output = try tool([
                     "/usr/bin/fio", "--name=session", "--ioengine=nbd", "--uri=\(disk.uri)",
+                    "--verify_state_save=0",
                     "--rw=\(pattern)", "--bs=\(size)", "--size=\(RealDisk.sizeBytes)",
                     "--io_size=4M", "--iodepth=16", "--verify=crc32c", "--do_verify=1",
                     "--fsync=64", "--output-format=terse",
