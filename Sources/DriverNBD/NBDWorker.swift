@@ -41,7 +41,10 @@ final class NBDWorker: @unchecked Sendable {
                 continue
             }
             if handle == nil { reconnect() }
+            let hadRequests = !waiting.isEmpty
             issueWaiting()
+            // All of them were refused: others may be in the inbox, for which nothing will wake us.
+            if hadRequests, inFlight.isEmpty { continue }
             exchange()
         }
         handle?.disconnect()
@@ -87,9 +90,11 @@ final class NBDWorker: @unchecked Sendable {
         let rest =
             inFlight.isEmpty
             ? .seconds(3600) : options.stallLimit - (ContinuousClock.now - lastProgress)
+        // One that broke while it was handed requests has no socket any more to wait on.
         let isWell =
-            rest <= .zero
-            || handle?.wait(orEvent: connection.eventDescriptor, within: rest) == true
+            handle?.isLost == false
+            && (rest <= .zero
+                || handle?.wait(orEvent: connection.eventDescriptor, within: rest) == true)
         let isLost = !isWell || handle?.isLost != false
         // An error that comes of the loss is no answer of the server.
         finishCompleted(countsErrors: !isLost)

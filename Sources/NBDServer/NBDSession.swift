@@ -33,7 +33,8 @@ final class NBDSession: Sendable {
     /// Lets what waits for the pool's thread go first, between two pieces of one request. Throws
     /// `cancelled` if nobody wants the rest.
     func makeWay() async throws(BlockError) {
-        if isAbandoned.load(ordering: .relaxed) {
+        // While the connection's thread waits for credits, nobody else sees that the client is gone.
+        if isAbandoned.load(ordering: .relaxed) || socket.isHungUp {
             throw BlockError(.cancelled, "serve a client", on: export.name, detail: "it is gone")
         }
         await Task.yield()

@@ -278,6 +278,7 @@ struct NBDTransmission: ~Copyable {
         let later = NBDLaterRequest(request: request, work: work)
         if !session.credits.tryTake(bytes: later.creditBytes) {
             try flush()
+            if session.socket.isHungUp { throw .lost }
             session.credits.take(bytes: later.creditBytes)
         }
         session.start(later)

@@ -54,23 +54,18 @@ package final class ImageChain: Sendable {
     }
 
     /// Marks the top, which must be closed and still locked, and returns what every image of the
-    /// chain looks like now, durably, from the top down. Blocks.
+    /// chain looks like now, durably, from the top down: those below the top as they were when they
+    /// were opened, since whatever has changed one meanwhile was not us. Blocks.
     func seal() throws(BlockError) -> [ImageFingerprint] {
         if nodes[0].format == .qcow2, !top.isReadOnly {
             _ = try Qcow2WriterMark.set(path: nodes[0].path)
         }
-        var fingerprints: [ImageFingerprint] = []
-        for (position, node) in nodes.enumerated() {
-            guard let lock = node.lock else {
-                fingerprints.append(node.found)
-                continue
-            }
-            if position == 0 {
-                try node.dataLock?.flush()
-                try lock.flush()
-            }
-            fingerprints.append(
-                try ImageFingerprint(of: lock, dataFile: node.dataLock, format: node.format))
+        var fingerprints = nodes.map(\.found)
+        if let lock = nodes[0].lock {
+            try nodes[0].dataLock?.flush()
+            try lock.flush()
+            fingerprints[0] = try ImageFingerprint(
+                of: lock, dataFile: nodes[0].dataLock, format: nodes[0].format)
         }
         return fingerprints
     }

@@ -101,8 +101,9 @@ package final class Volume: BlockDevice {
         try await closeHeld()
     }
 
-    /// `close`, refused with nothing changed while a backup holds a bitmap.
-    package func closeUnlessBusy() async throws(BlockError) {
+    /// `close`, refused with nothing changed while a backup holds a bitmap. Returns what failed in
+    /// closing; the volume is as unusable after that as after a close that went well.
+    package func closeUnlessBusy() async throws(BlockError) -> BlockError? {
         let hold = await locks.acquire(wholeRange)
         guard frozenBitmaps().isEmpty else {
             locks.release(hold)
@@ -110,7 +111,8 @@ package final class Volume: BlockDevice {
                 .busy, "close", on: name,
                 detail: "it is being backed up: wait for the job or cancel it")
         }
-        try await closeHeld()
+        do throws(BlockError) { try await closeHeld() } catch { return error }
+        return nil
     }
 
     private func closeHeld() async throws(BlockError) {

@@ -36,7 +36,7 @@ package actor VolumeStore {
     private let stateDirectory: String
     private var open: [String: Volume] = [:]
     private var failures: [String: BlockError] = [:]
-    /// Names for which an image is being made at the moment.
+    /// Names of volumes that are being made or removed at the moment.
     private var reserved: Set<String> = []
 
     package init(queue: CatalogQueue, stateDirectory: String) {
@@ -172,8 +172,15 @@ package actor VolumeStore {
     }
 
     /// Forgets the volume and its bitmaps; with `deletingFiles`, the image that was made for it
-    /// too. No export or job may use it any more.
+    /// too. No export or job may use it any more. One that cannot be closed is unavailable from
+    /// then on, and can be removed as such.
     package func remove(_ name: String, deletingFiles: Bool) async throws(BlockError) {
+        // Who came second would wait for ever for the volume that the first one closes.
+        guard reserved.insert(name).inserted else {
+            throw BlockError(
+                .busy, "remove the volume", on: name, detail: "it is being made or removed")
+        }
+        defer { reserved.remove(name) }
         guard let (record, nodes) = try await records().first(where: { $0.volume.name == name })
         else {
             throw BlockError(
@@ -181,8 +188,12 @@ package actor VolumeStore {
                 detail: "there is no volume by that name")
         }
         if let volume = open[name] {
-            try await volume.closeUnlessBusy()
+            let failure = try await volume.closeUnlessBusy()
             open[name] = nil
+            if let failure {
+                failures[name] = failure
+                throw failure
+            }
         }
         failures[name] = nil
         try await queue.run { (catalog) throws(BlockError) in
@@ -211,11 +222,19 @@ package actor VolumeStore {
         }
     }
 
-    /// Closes all volumes cleanly. The errors of those that could not be are returned.
+    /// Closes all volumes cleanly, at the same time, so that one that is stuck keeps no other from
+    /// being closed. The errors of those that could not be are returned.
     package func closeAll() async -> [BlockError] {
-        var errors: [BlockError] = []
-        for volume in volumes() {
-            do throws(BlockError) { try await volume.close() } catch { errors.append(error) }
+        let errors = await withTaskGroup(of: BlockError?.self) { group in
+            for volume in volumes() {
+                group.addTask {
+                    do throws(BlockError) { try await volume.close() } catch { return error }
+                    return nil
+                }
+            }
+            var errors: [BlockError] = []
+            for await case let error? in group { errors.append(error) }
+            return errors
         }
         open = [:]
         return errors

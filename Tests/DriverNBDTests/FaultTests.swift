@@ -150,6 +150,65 @@ import Testing
         served.stop()
     }
 
+    @Test func refusalsOfMoreThanOneRoundLeaveNobodyWaiting() async throws {
+        let served = try ServedImage(.nbdkitPlain)
+        try served.serve(content, "delay-write=5")
+        var options = NBDOptions()
+        options.reconnectLimit = .seconds(1)
+        let device = try served.open(options)
+        let first = Task { try await device.put([1], at: 0) }
+        try await Task.sleep(for: .milliseconds(200))
+        served.stop()
+        let error = await #expect(throws: BlockError.self) { try await first.value }
+        #expect(error?.kind == .timedOut)
+        // Many times what a connection takes at once, all of it refused when the server is back.
+        let finished = HostMutex(0)
+        let writes = (0..<500).map { index in
+            Task {
+                try? await device.put([2], at: index)
+                finished.withLock { $0 += 1 }
+            }
+        }
+        try await Task.sleep(for: .milliseconds(100))
+        try served.start()
+        let end = ContinuousClock.now + .seconds(15)
+        while finished.withLock({ $0 }) < 500, ContinuousClock.now < end {
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        #expect(finished.withLock({ $0 }) == 500)
+        try? await device.close()
+        for write in writes { await write.value }
+        served.stop()
+    }
+
+    @Test func theEndOfTheOnlyConnectionIsSeenWhateverIsBeingDone() async throws {
+        let served = try ServedImage(.nbdkitPlain)
+        try served.serve(content)
+        var options = NBDOptions()
+        options.stallLimit = .seconds(10)
+        let device = try served.open(options)
+        let end = ContinuousClock.now + .seconds(3)
+        let readers = (0..<4).map { reader in
+            Task {
+                var longest = Duration.zero
+                while ContinuousClock.now < end {
+                    let start = ContinuousClock.now
+                    _ = try await device.bytes(at: reader * 4096, 4096)
+                    longest = max(longest, ContinuousClock.now - start)
+                }
+                return longest
+            }
+        }
+        while ContinuousClock.now < end {
+            try await Task.sleep(for: .milliseconds(100))
+            served.stop()
+            try served.start()
+        }
+        for reader in readers { #expect(try await reader.value < .seconds(5)) }
+        try await device.close()
+        served.stop()
+    }
+
     @Test func slowAnswersAreWaitedForSideBySide() async throws {
         try served.serve(content, "delay-read=300ms")
         let device = try served.open()

@@ -148,6 +148,12 @@ import Testing
         #expect(query?.infos == [.blockSize, .name, .export])
     }
 
+    @Test func whatAnInfoQueryRepeatsIsAnsweredOnce() {
+        let many = [UInt16](repeating: 2, count: 30_000) + [1, 2, 1]
+        let query = infoPayload("disk", many).withUnsafeBytes { NBDInfoQuery($0) }
+        #expect(query?.infos == [.description, .name])
+    }
+
     @Test func everyOtherLengthOfAnInfoQueryIsRefused() {
         let whole = infoPayload("disk", [3, 1])
         for count in 0..<whole.count {

@@ -156,6 +156,27 @@ import Testing
         }
     }
 
+    @Test func whatAClientHasAskedForEndsWhenItIsGone() async throws {
+        let device = ZeroDevice(lengthBytes: 1 << 60, pieceMicroseconds: 1000)
+        var limits = NBDLimits()
+        limits.drainSeconds = 1
+        try await ServerFixture.run([DeviceExport("disk", device)], limits: limits) { fixture in
+            // More than may be in flight, so that nobody is left to see the end of the stream.
+            var client: TestClient? = try TestClient(connectingTo: fixture.socketPath)
+            try client?.open("disk", form: .extended)
+            let requests = (0..<600).map { cookie in
+                NBDRequest(.trim, cookie: UInt64(cookie), offset: 0, lengthBytes: 1 << 60)
+            }
+            try client?.send(requests.flatMap { encoded($0, .extended) })
+            client = nil
+            let end = ContinuousClock.now + .seconds(10)
+            while fixture.exports.connectionCount(of: "disk") != 0, ContinuousClock.now < end {
+                try await Task.sleep(for: .milliseconds(10))
+            }
+            #expect(fixture.exports.connectionCount(of: "disk") == 0)
+        }
+    }
+
     @Test func fastZeroesAreFastOrRefused() async throws {
         for zeroesFast in [true, false] {
             let device = ZeroDevice(lengthBytes: size, zeroesFast: zeroesFast)

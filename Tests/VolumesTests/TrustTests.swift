@@ -59,6 +59,24 @@ import Testing
         try await recovered.close()
     }
 
+    /// By something that knows no locks.
+    @Test func aBackingFileThatChangesUnderAnOpenVolumeIsNotBelieved() async throws {
+        let fixture = try VolumeFixture()
+        let (base, top) = (fixture.directory.path("base.raw"), fixture.directory.path("top.qcow2"))
+        try Tool.check(["qemu-img", "create", "-q", "-f", "raw", base, "1M"])
+        try Tool.check(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top])
+        let (store, _) = try await fixture.start()
+        let volume = try await store.add("disk", path: top, format: .qcow2).volume
+        try await volume.addBitmap("changes")
+        try await volume.write([1], at: 0)
+        try Tool.check(["touch", base])
+        #expect(await store.closeAll().isEmpty)
+        let again = try await fixture.start().store
+        #expect(try await again.volume("disk").doubt?.contains(base) == true)
+        #expect(await again.closeAll().isEmpty)
+    }
+
     @Test(arguments: ["raw", "qcow2"])
     func aRowWithoutAFingerprintIsNotBelieved(format: String) async throws {
         let fixture = try VolumeFixture()

@@ -22,7 +22,8 @@ struct NBDOptionHeader: Equatable {
 /// The payload of INFO and GO: an export, and what the client would like to know of it.
 struct NBDInfoQuery: Equatable {
     var exportName: String
-    /// The kinds of information asked for; unknown ones are left out.
+    /// The kinds of information asked for, each once, however often: what is sent back must not be
+    /// many times what was sent. Unknown ones are left out.
     var infos: [NBDInfo]
 
     /// Decodes a payload; nil unless it is exactly one well-formed query.
@@ -35,7 +36,7 @@ struct NBDInfoQuery: Equatable {
         infos = []
         for _ in 0..<count {
             guard let number = reader.number(UInt16.self) else { return nil }
-            if let info = NBDInfo(rawValue: number) { infos.append(info) }
+            if let info = NBDInfo(rawValue: number), !infos.contains(info) { infos.append(info) }
         }
         guard reader.isAtEnd else { return nil }
     }
