@@ -165,6 +165,7 @@ package final class HostFile: StorageFile {
     package func writeDurably(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) {
+        guard !isReadOnly else { throw BlockError(.readOnly, "write", on: path) }
         let durable = try openForDurableWrites()
         do throws(BlockError) {
             try write(at: offset, from: source, to: durable, by: clinux_pwrite_durable)

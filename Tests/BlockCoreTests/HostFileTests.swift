@@ -57,7 +57,7 @@ import Testing
         let error = #expect(throws: BlockError.self) {
             try reader.writeDurably(at: 0, from: BufferSlice.holding([1]).readOnlyBytes)
         }
-        #expect(error != nil)
+        #expect(error?.kind == .readOnly)
     }
 
     @Test func flushesThatComeTogetherAreShared() async throws {
