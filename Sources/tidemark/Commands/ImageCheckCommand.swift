@@ -24,16 +24,11 @@ struct ImageCheckCommand: AsyncParsableCommand, GlobalOptionsHolder {
             "Put right what was found: leaks, or all that can be.", valueName: "what"))
     var repair: Qcow2RepairScope?
 
-    @Option(
-        help: ArgumentHelp(
-            "The format of the file, instead of what its first bytes show.", valueName: "format"))
-    var format: Control.ImageFormat?
-
-    @Argument(help: "The image file.", completion: .file())
-    var file: String
+    @OptionGroup var image: ImageFile
 
     func run() async throws {
-        guard try ImageFile.format(file, given: format) == .qcow2 else {
+        let file = image.file
+        guard try image.format() == .qcow2 else {
             throw CommandFailure(
                 .failed, "\(file) is a raw image: it has no metadata that could be checked")
         }
@@ -60,10 +55,10 @@ struct ImageCheckCommand: AsyncParsableCommand, GlobalOptionsHolder {
 
     // A repair has the image to itself: a QEMU that writes it would be working on other tables.
     private func check() throws -> Qcow2CheckReport {
-        guard let repair else { return try Qcow2Check.run(path: file) }
-        let lock = try ImageLock(path: file, use: .writing)
+        guard let repair else { return try Qcow2Check.run(path: image.file) }
+        let lock = try ImageLock(path: image.file, use: .writing)
         defer { lock.release() }
-        return try Qcow2Check.repair(path: file, repair)
+        return try Qcow2Check.repair(path: image.file, repair)
     }
 }
 

@@ -16,16 +16,11 @@ struct ImageInfoCommand: AsyncParsableCommand, GlobalOptionsHolder {
 
     @OptionGroup var global: GlobalOptions
 
-    @Option(
-        help: ArgumentHelp(
-            "The format of the file, instead of what its first bytes show.", valueName: "format"))
-    var format: Control.ImageFormat?
-
-    @Argument(help: "The image file.", completion: .file())
-    var file: String
+    @OptionGroup var image: ImageFile
 
     func run() async throws {
-        let format = try ImageFile.format(file, given: format)
+        let file = image.file
+        let format = try image.format()
         let handle = try HostFile(path: file, access: .readOnly)
         let fileBytes = try handle.sizeBytes()
         let info: Qcow2Info? = format == .qcow2 ? try Qcow2Info(path: file) : nil

@@ -16,16 +16,11 @@ struct ImageMapCommand: AsyncParsableCommand, GlobalOptionsHolder {
 
     @OptionGroup var global: GlobalOptions
 
-    @Option(
-        help: ArgumentHelp(
-            "The format of the file, instead of what its first bytes show.", valueName: "format"))
-    var format: Control.ImageFormat?
-
-    @Argument(help: "The image file.", completion: .file())
-    var file: String
+    @OptionGroup var image: ImageFile
 
     func run() async throws {
-        let map = try ImageMap(path: file, format: try ImageFile.format(file, given: format))
+        let file = image.file
+        let map = try ImageMap(path: file, format: try image.format())
         let extents = try map.extents()
         try global.console.result(JSONValue.array(extents.map(ImageText.document))) {
             ImageText.map(extents)

@@ -1,15 +1,24 @@
+import ArgumentParser
 import Control
 import Volumes
 
-/// Image files that a user names.
-enum ImageFile {
-    /// The format of `path`: the one given, or what its first bytes show.
-    static func format(
-        _ path: String, given format: Control.ImageFormat?
-    ) throws -> Volumes.ImageFormat {
-        guard let format else { return try ImageOpener.probe(path: path) }
-        guard let known = Volumes.ImageFormat(rawValue: format.rawValue) else {
-            throw CommandFailure(.usage, "\(path): the format \(format.rawValue) is not a file's")
+/// The image file that a command looks at, without an agent.
+struct ImageFile: ParsableArguments {
+    @Option(
+        name: .customLong("format"),
+        help: ArgumentHelp(
+            "The format of the file, instead of what its first bytes show.", valueName: "format"))
+    var givenFormat: Control.ImageFormat?
+
+    @Argument(help: "The image file.", completion: .file())
+    var file: String
+
+    /// The format given, or what the first bytes of the file show.
+    func format() throws -> Volumes.ImageFormat {
+        guard let givenFormat else { return try ImageOpener.probe(path: file) }
+        guard let known = Volumes.ImageFormat(rawValue: givenFormat.rawValue) else {
+            throw CommandFailure(
+                .usage, "\(file): the format \(givenFormat.rawValue) is not a file's")
         }
         return known
     }
