@@ -16,6 +16,7 @@ struct Agent: Sendable {
     let jobs: JobStore
     let exports: ExportStore
     let events: QMPEventHub
+    let copies: CatalogCopies
 
     /// How much old data a backup may hold back, and where.
     var fleece: FleeceLimits { FleeceLimits(directory: configuration.stateDirectory) }

@@ -63,6 +63,7 @@ package enum AgentMain {
     ) async throws -> Agent {
         let catalog = try Catalog(directory: configuration.stateDirectory)
         let queue = CatalogQueue(catalog: catalog)
+        try await takePlace(configuration, queue)
         let volumes = VolumeStore(queue: queue, stateDirectory: configuration.stateDirectory)
         let repositories = RepositoryStore(queue: queue)
         try await volumes.openAll()
@@ -79,9 +80,30 @@ package enum AgentMain {
             record: { history in await record(history, queue, log) })
         let agent = Agent(
             configuration: configuration, log: log, queue: queue, volumes: volumes,
-            repositories: repositories, jobs: jobs, exports: ExportStore(), events: events)
+            repositories: repositories, jobs: jobs, exports: ExportStore(), events: events,
+            copies: CatalogCopies(
+                catalog: catalog, stateDirectory: configuration.stateDirectory, log: log))
         for volume in await volumes.volumes() { try await agent.export(volume) }
         return agent
+    }
+
+    /// Makes the state directory this agent's: says so in the catalog, and removes what a crash
+    /// left of copies of it.
+    private static func takePlace(
+        _ configuration: AgentConfiguration, _ queue: CatalogQueue
+    ) async throws(BlockError) {
+        let directory = configuration.stateDirectory
+        try await queue.run { (catalog) throws(BlockError) in
+            try CatalogCopies.sweep(directory)
+            do throws(CatalogError) {
+                try catalog.write { (transaction) throws(CatalogError) in
+                    try transaction.setPlace(
+                        machineID: MachineID.read(), stateDirectory: directory)
+                }
+            } catch {
+                throw BlockError(catalog: error, "use the catalog")
+            }
+        }
     }
 
     /// Records from time to time that the volumes are open, until the task is cancelled.
@@ -121,6 +143,7 @@ package enum AgentMain {
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
         agent.registerJobCommands(in: &table)
+        agent.registerProblemCommands(in: &table)
         table.register(Quit.self) { _ in
             await stop.request()
             return Nothing()

@@ -10,14 +10,19 @@ package struct CatalogRebuildSummary: Sendable {
     /// How many volumes have points.
     package var volumes: Int
     package var points: Int
+    /// The volumes that were taken from a copy of the lost catalog, by name.
+    package var revived: [String] = []
+    /// Those in it whose images are not here.
+    package var missing: [String] = []
     /// Where the catalog that was there before is now.
     package var keptAside: String?
 }
 
 /// Makes a new catalog from what repositories say about themselves, without an agent.
 ///
-/// The catalog that was there is kept aside, never thrown away. The new one has lists, never
-/// bitmaps: nobody recorded what changed in between. Volumes are imported again by their images.
+/// The catalog that was there is kept aside, never thrown away. The new one has lists, never bits:
+/// nobody recorded what changed in between. Volumes come from the copy of the lost catalog that a
+/// repository may have (`CatalogRevival`); others are imported again by their images.
 package enum CatalogRebuild {
     /// Rebuilds the catalog of `stateDirectory`, in which no agent may run. Each repository gets
     /// the name of its folder.
@@ -32,6 +37,8 @@ package enum CatalogRebuild {
             let location = try RepositoryLocation(text)
             found.append((location, try await location.open()))
         }
+        let revival = CatalogRevival(stateDirectory: stateDirectory)
+        let copy = try await revival.findCopy(in: found.map(\.repository))
         let keptAside = try Catalog.setAside(in: stateDirectory)
         let queue = CatalogQueue(catalog: try Catalog(directory: stateDirectory))
         let store = RepositoryStore(queue: queue)
@@ -47,9 +54,13 @@ package enum CatalogRebuild {
                 pointCount += 1
             }
         }
-        try queue.catalog.close()
-        return CatalogRebuildSummary(
+        var summary = CatalogRebuildSummary(
             volumes: volumes.count, points: pointCount, keptAside: keptAside)
+        if let copy {
+            (summary.revived, summary.missing) = try revival.revive(copy, into: queue.catalog)
+        }
+        try queue.catalog.close()
+        return summary
     }
 
     private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String

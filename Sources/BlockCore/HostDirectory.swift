@@ -59,6 +59,13 @@ package enum HostDirectory {
         }
     }
 
+    /// How long ago the content of the file at `path` last changed; nil if there is none.
+    package static func ageSeconds(of path: String) -> Int? {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        return time(nil) - status.st_mtim.tv_sec
+    }
+
     /// Makes what was created, renamed or removed in `path` durable.
     package static func flush(_ path: String) throws(BlockError) {
         let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)

@@ -94,9 +94,12 @@ package final class HostFile: StorageFile {
     }
 
     /// What makes two paths the same file, whatever they are called.
-    package struct Identity: Hashable, Sendable {
+    package struct Identity: Hashable, Sendable, CustomStringConvertible {
         let device: UInt
         let inode: UInt
+
+        /// Fit to be kept and compared.
+        package var description: String { "\(device):\(inode)" }
     }
 
     /// The identity of the file at `path`; nil if there is none.

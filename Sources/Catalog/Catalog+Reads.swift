@@ -73,4 +73,9 @@ extension Catalog {
     package func jobs(limit: Int = 1000) throws(CatalogError) -> [JobRecord] {
         try read { (snapshot) throws(CatalogError) in try snapshot.jobs(limit: limit) }
     }
+
+    /// Whose catalog it is.
+    package func identity() throws(CatalogError) -> CatalogIdentity {
+        try read { (snapshot) throws(CatalogError) in try snapshot.identity() }
+    }
 }

@@ -44,6 +44,29 @@ package final class Catalog: Sendable {
         try CatalogFile.setAside(in: directory)
     }
 
+    /// Checks the catalog of `directory` as opening does, without changing anything. Throws if it
+    /// is missing, damaged, or of a newer version.
+    package static func check(in directory: String) throws(CatalogError) {
+        let path = "\(directory)/\(fileName)"
+        guard HostDirectory.exists(path) else {
+            throw CatalogError(
+                .notFound, "check", on: path, detail: "there is none; an agent makes a new one")
+        }
+        try CatalogFile.check(path)
+    }
+
+    /// What SQLite finds damaged in the open catalog; empty if it is sound. Reads all of it.
+    package func damage() -> [String] {
+        do {
+            let lines = try pool.read {
+                try String.fetchAll($0, sql: "PRAGMA integrity_check(20)")
+            }
+            return lines == ["ok"] ? [] : lines
+        } catch {
+            return ["\(error)"]
+        }
+    }
+
     /// Closes the file. No method may be running or follow.
     package func close() throws(CatalogError) {
         do { try pool.close() } catch { throw CatalogError(sqlite: error, "close", on: path) }

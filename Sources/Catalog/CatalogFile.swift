@@ -40,14 +40,7 @@ enum CatalogFile {
     /// Opens the catalog at `path`, checks it and brings its schema up to date.
     static func open(_ path: String) throws(CatalogError) -> DatabasePool {
         // A pool writes to the file when it opens it, so the check comes first and only reads.
-        try onDatabase("check", path) {
-            var configuration = Configuration()
-            configuration.readonly = true
-            configuration.busyMode = .timeout(busySeconds)
-            let queue = try DatabaseQueue(path: path, configuration: configuration)
-            try queue.inDatabase { try check($0, path) }
-            try queue.close()
-        }
+        try check(path)
         let pool = try onDatabase("open", path) { try makePool(path) }
         do throws(CatalogError) {
             try onDatabase("bring the schema up to date", path) {
@@ -58,6 +51,18 @@ enum CatalogFile {
         } catch {
             try? pool.close()
             throw error
+        }
+    }
+
+    /// Checks all of the file by a connection that only reads.
+    static func check(_ path: String) throws(CatalogError) {
+        try onDatabase("check", path) {
+            var configuration = Configuration()
+            configuration.readonly = true
+            configuration.busyMode = .timeout(busySeconds)
+            let queue = try DatabaseQueue(path: path, configuration: configuration)
+            try queue.inDatabase { try check($0, path) }
+            try queue.close()
         }
     }
 

@@ -1,3 +1,4 @@
+import Foundation
 import GRDB
 
 // The schema, as a list of numbered migrations. One that was released is never edited: a change
@@ -23,6 +24,11 @@ enum CatalogMigrations {
             try database.execute(
                 sql: "ALTER TABLE node ADD COLUMN isDirect INTEGER NOT NULL"
                     + " DEFAULT 0 CHECK (isDirect IN (0, 1))")
+        }
+        migrator.registerMigration("3") { database in
+            try database.execute(sql: leftovers)
+            try database.execute(
+                sql: "INSERT INTO identity (uuid) VALUES (?)", arguments: [UUID().uuidString])
         }
         return migrator
     }
@@ -118,5 +124,18 @@ enum CatalogMigrations {
             PRIMARY KEY (id, startedAt)
         ) STRICT, WITHOUT ROWID;
         CREATE INDEX job_started ON job (startedAt);
+        """
+
+    private static let leftovers = """
+        CREATE TABLE identity (
+            uuid TEXT NOT NULL,
+            machineID TEXT,
+            stateDirectory TEXT
+        ) STRICT;
+        CREATE TABLE leftover (
+            path TEXT NOT NULL PRIMARY KEY CHECK (path <> ''),
+            finalPath TEXT,
+            fileIdentity TEXT
+        ) STRICT, WITHOUT ROWID;
         """
 }

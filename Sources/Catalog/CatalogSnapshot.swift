@@ -127,6 +127,18 @@ package class CatalogSnapshot {
         try fetchAll("SELECT * FROM job ORDER BY startedAt DESC, id LIMIT ?", [limit])
     }
 
+    // MARK: The agent's own
+
+    /// Whose catalog it is.
+    package func identity() throws(CatalogError) -> CatalogIdentity {
+        try fetchOne("SELECT * FROM identity", [], "find the catalog's identity")
+    }
+
+    /// The files that a crash may have left.
+    package func leftovers() throws(CatalogError) -> [LeftoverRecord] {
+        try fetchAll("SELECT * FROM leftover ORDER BY path")
+    }
+
     // MARK: For the other files of this class
 
     /// Runs `body`, turning what it throws into a `CatalogError` about `operation`.

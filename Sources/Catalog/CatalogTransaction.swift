@@ -188,6 +188,30 @@ package final class CatalogTransaction: CatalogSnapshot {
             "DELETE FROM job WHERE endedAt < ?", [time.microseconds], "forget old jobs")
     }
 
+    // MARK: The agent's own
+
+    /// Records where the catalog is used.
+    package func setPlace(
+        machineID: String?, stateDirectory: String
+    ) throws(CatalogError) {
+        try executeOnOne(
+            "UPDATE identity SET machineID = ?, stateDirectory = ?", [machineID, stateDirectory],
+            "record the place of the catalog")
+    }
+
+    /// Records a file that must not outlive a crash.
+    package func insertLeftover(_ leftover: LeftoverRecord) throws(CatalogError) {
+        try execute(
+            "INSERT OR REPLACE INTO leftover (path, finalPath, fileIdentity) VALUES (?, ?, ?)",
+            [leftover.path, leftover.finalPath, leftover.fileIdentity],
+            "record the file \(leftover.path)")
+    }
+
+    /// Forgets a file that is gone, or where it belongs.
+    package func deleteLeftover(_ path: String) throws(CatalogError) {
+        try execute("DELETE FROM leftover WHERE path = ?", [path], "forget the file \(path)")
+    }
+
     // MARK: For the other files of this class
 
     func execute(

@@ -54,6 +54,15 @@ package protocol BackupRepository: AnyObject, Sendable {
     @discardableResult
     func sweep() async throws(BlockError) -> [String]
 
+    /// Keeps a copy of an agent's catalog, in place of the last one under that name.
+    func putCatalogCopy(_ bytes: [UInt8], named name: String) async throws(BlockError)
+
+    /// The names of the copies of catalogs that it keeps, in order.
+    func catalogCopies() async throws(BlockError) -> [String]
+
+    /// The copy of a catalog under that name.
+    func catalogCopy(named name: String) async throws(BlockError) -> [UInt8]
+
     /// The room that is left for new points.
     func freeBytes() async throws(BlockError) -> UInt64
 }

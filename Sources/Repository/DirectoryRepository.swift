@@ -161,6 +161,26 @@ package final class DirectoryRepository: BackupRepository {
         try await blocking { (store) throws(BlockError) in try DirectorySweep(store: store).run() }
     }
 
+    package func putCatalogCopy(
+        _ bytes: [UInt8], named name: String
+    ) async throws(BlockError) {
+        try await blocking { (store) throws(BlockError) in
+            try DirectoryCatalogCopies(root: store.root).put(bytes, named: name)
+        }
+    }
+
+    package func catalogCopies() async throws(BlockError) -> [String] {
+        try await blocking { (store) throws(BlockError) in
+            try DirectoryCatalogCopies(root: store.root).names()
+        }
+    }
+
+    package func catalogCopy(named name: String) async throws(BlockError) -> [UInt8] {
+        try await blocking { (store) throws(BlockError) in
+            try DirectoryCatalogCopies(root: store.root).read(name)
+        }
+    }
+
     package func freeBytes() async throws(BlockError) -> UInt64 {
         try await blocking { (store) throws(BlockError) in
             try HostDirectory.freeBytes(at: store.root)

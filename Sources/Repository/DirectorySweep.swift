@@ -10,6 +10,7 @@ struct DirectorySweep {
     /// Sweeps all folders; the paths removed are returned. May block.
     func run() throws(BlockError) -> [String] {
         var removed = try sweepRoot()
+        try DirectoryCatalogCopies(root: store.root).sweep(&removed)
         for folder in try store.folders() { try sweep(folder, &removed) }
         return removed
     }

@@ -46,7 +46,9 @@ package actor VolumeStore {
 
     /// Opens every volume of the catalog and brings its bitmaps in order after an unclean stop.
     /// One that cannot be opened stops no other.
+    /// What a crash left of images on their way in or out is removed before.
     package func openAll() async throws(BlockError) {
+        try await NewImage.sweep(queue)
         for (record, nodes) in try await records() {
             do throws(BlockError) {
                 open[record.name] = try await VolumeOpening.open(record, nodes, queue: queue)
@@ -81,19 +83,22 @@ package actor VolumeStore {
             if let path = specification.path { path } else {
                 try ownImagePath(specification.name, format: specification.format)
             }
-        try await IOPool.background.run { () throws(BlockError) in
+        let image = try await NewImage(at: path, queue: queue) { (path) throws(BlockError) in
             try specification.makeImage(at: path)
-            try HostDirectory.flush(HostDirectory.parent(of: path))
         }
+        let volume: Volume
         do throws(BlockError) {
-            return try await register(
+            volume = try await register(
                 specification.name, path: path, format: specification.format,
                 lengthBytes: specification.lengthBytes, isOwned: true,
                 isDirect: specification.isDirect)
         } catch {
-            try? HostDirectory.removeFile(path)
+            try? await image.withdraw()
             throw error
         }
+        // The next start tries again what fails here.
+        try? await image.settle()
+        return volume
     }
 
     /// Where the image of a new volume goes unless the user says otherwise. Throws if the name
@@ -196,15 +201,12 @@ package actor VolumeStore {
             }
         }
         failures[name] = nil
-        try await queue.run { (catalog) throws(BlockError) in
-            try catalog.writing { (transaction) throws(CatalogError) in
-                try transaction.deleteVolume(record.id)
-            }
+        let image = deletingFiles ? nodes.first.flatMap(NewImage.leftover(of:)) : nil
+        try await queue.change { (transaction) throws(CatalogError) in
+            try transaction.deleteVolume(record.id)
+            if let image { try transaction.insertLeftover(image) }
         }
-        guard deletingFiles, let top = nodes.first, top.isOwned else { return }
-        try await IOPool.background.run { () throws(BlockError) in
-            try HostDirectory.removeFile(top.path)
-        }
+        if let image { try await NewImage.remove(image, queue) }
     }
 
     /// How often `beat` is to be called.

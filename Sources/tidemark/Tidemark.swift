@@ -9,7 +9,7 @@ struct Tidemark: AsyncParsableCommand {
         commandName: "tidemark",
         abstract: "Serve, back up and restore the disks of virtual machines.",
         discussion: """
-            Every command but `agent`, `image` and `repo rebuild-catalog` talks to a running agent \
+            Every command but `agent`, `image`, `doctor` and `repo rebuild-catalog` talks to a running agent \
             by the socket in its state directory.
 
             Example:
@@ -21,7 +21,7 @@ struct Tidemark: AsyncParsableCommand {
             AgentCommand.self, VolumeCommand.self, ExportCommand.self, BitmapCommand.self,
             RepoCommand.self, BackupCommand.self, PointsCommand.self, ShowCommand.self,
             VerifyCommand.self, RestoreCommand.self, JobCommand.self, QMPCommand.self,
-            EventsCommand.self, ImageCommand.self,
+            EventsCommand.self, ImageCommand.self, DoctorCommand.self,
         ])
 
     // Here too, so that the global options may stand before the subcommand.

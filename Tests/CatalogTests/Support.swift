@@ -60,6 +60,17 @@ func runSQL(_ sql: String, on path: String) throws -> [String] {
     return String(decoding: data, as: UTF8.self).split(separator: "\n").map(String.init)
 }
 
+/// Runs several statements on a database file, which is made if there is none.
+func runScript(_ sql: String, on path: String) throws {
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: "/usr/bin/python3")
+    let script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+    process.arguments = ["-c", script, path, sql]
+    try process.run()
+    process.waitUntilExit()
+    guard process.terminationStatus == 0 else { throw SQLFailed(sql: sql) }
+}
+
 struct SQLFailed: Error { let sql: String }
 
 /// Calls `body` and returns the `CatalogError` that it throws, if it throws one.

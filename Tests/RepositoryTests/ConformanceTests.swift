@@ -191,4 +191,24 @@ import Testing
             ])
         #expect(pieces.all.map { $0.digest != nil } == [false, true, false])
     }
+
+    @Test(arguments: RepositoryKind.allCases)
+    func itKeepsTheNewestCopyOfEachCatalog(_ kind: RepositoryKind) async throws {
+        let repository = try await kind.make(in: folder)
+        #expect(try await repository.catalogCopies() == [])
+        let names = [UUID(), UUID()].map { $0.uuidString.lowercased() }.sorted()
+        for name in names { try await repository.putCatalogCopy([1, 2], named: name) }
+        try await repository.putCatalogCopy([3], named: names[1])
+        let other = try await kind.reopen(in: folder)
+        #expect(try await other.catalogCopies() == names)
+        #expect(try await other.catalogCopy(named: names[0]) == [1, 2])
+        #expect(try await other.catalogCopy(named: names[1]) == [3])
+        #expect(try await other.points().isEmpty)
+        #expect(try await other.sweep().isEmpty)
+        for name in ["../escape", "", names[0].uppercased()] {
+            await #expect(throws: BlockError.self, "\(name)") {
+                try await repository.putCatalogCopy([1], named: name)
+            }
+        }
+    }
 }

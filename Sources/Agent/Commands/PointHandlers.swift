@@ -25,11 +25,17 @@ extension Agent {
         else { throw ControlError.generic("Parameter 'volumes' names no volume, or one twice") }
         var sources: [Volume] = []
         for name in arguments.volumes { sources.append(try await volumes.volume(name)) }
+        let repository = try await repositories.repository(arguments.repository)
         let backup = BackupJob(
-            volumes: sources, repository: try await repositories.repository(arguments.repository),
+            volumes: sources, repository: repository,
             level: arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto,
             bitmapName: arguments.bitmap, speedBytes: arguments.speed ?? 0, fleece: fleece)
-        return try await start(.backup, arguments.jobID, arguments.autoDismiss, backup.run)
+        return try await start(.backup, arguments.jobID, arguments.autoDismiss) {
+            (job) async throws(BlockError) in
+            let result = try await backup.run(job)
+            await copies.put(into: repository)
+            return result
+        }
     }
 
     private func verify(

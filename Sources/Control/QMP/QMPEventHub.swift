@@ -25,8 +25,11 @@ package final class QMPEventHub: Sendable {
     /// How many clients are in command mode.
     package var clientCount: Int { state.withLock { $0.subscribers.count } }
 
-    func subscribe(_ outbox: QMPOutbox) -> UInt64 {
+    /// Queues `first` and from then on every event: none comes before it, and a client that has
+    /// read it misses none.
+    func subscribe(_ outbox: QMPOutbox, first: [UInt8]) -> UInt64 {
         state.withLock { state in
+            outbox.append(first)
             state.nextID += 1
             state.subscribers[state.nextID] = outbox
             return state.nextID

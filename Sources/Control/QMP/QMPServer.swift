@@ -135,8 +135,7 @@ package final class QMPServer: Sendable {
                 case .reply(let message):
                     outbox.append(QMPMessage.bytes(message))
                 case .enterCommandMode(let message):
-                    outbox.append(QMPMessage.bytes(message))
-                    subscription = events.subscribe(outbox)
+                    subscription = events.subscribe(outbox, first: QMPMessage.bytes(message))
                 case .execute(let request):
                     outbox.append(QMPMessage.bytes(await run(request)))
                 case .replyAndClose(let message):

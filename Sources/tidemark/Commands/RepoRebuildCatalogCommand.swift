@@ -9,8 +9,9 @@ struct RepoRebuildCatalogCommand: AsyncParsableCommand, GlobalOptionsHolder {
         abstract: "Make a new catalog from repositories, without an agent.",
         discussion: """
             For a state directory whose catalog is lost or broken. A broken catalog is kept \
-            aside. Volumes must be imported again, and their first backups compare with the \
-            last points instead of trusting bitmaps.
+            aside. Backups leave a copy of the catalog in their repository: from it come the \
+            volumes, if their images are still there; others must be imported again. The next \
+            backups compare with the last points instead of trusting bitmaps.
 
             Example:
               tidemark --state /srv/tidemark repo rebuild-catalog /backup/main
@@ -27,11 +28,20 @@ struct RepoRebuildCatalogCommand: AsyncParsableCommand, GlobalOptionsHolder {
             locations: locations.map { HostPath.absolute($0) })
         let document: JSONValue = [
             "volumes": .int(Int64(summary.volumes)), "points": .int(Int64(summary.points)),
+            "revived": .array(summary.revived.map { .string($0) }),
+            "missing": .array(summary.missing.map { .string($0) }),
             "kept-aside": summary.keptAside.map { .string($0) } ?? .null,
         ]
         try global.console.result(document) {
             let kept = summary.keptAside.map { "; the old catalog is \($0)" } ?? ""
-            return "\(summary.points) points of \(summary.volumes) volumes found\(kept)"
+            var lines = ["\(summary.points) points of \(summary.volumes) volumes found\(kept)"]
+            if !summary.revived.isEmpty {
+                lines.append("volumes again: \(summary.revived.joined(separator: ", "))")
+            }
+            if !summary.missing.isEmpty {
+                lines.append("images not here: \(summary.missing.joined(separator: ", "))")
+            }
+            return lines.joined(separator: "\n")
         }
     }
 }
