@@ -29,6 +29,7 @@ package enum AgentMain {
     package static func run(configuration: AgentConfiguration) async throws {
         var log = Logger(label: "tidemark") { StreamLogHandler.standardError(label: $0) }
         log.logLevel = configuration.logLevel
+        DescriptorLimit.raise()
         try HostDirectory.create(configuration.stateDirectory)
         let lock = try StateDirectoryLock(directory: configuration.stateDirectory)
         defer { withExtendedLifetime(lock) {} }

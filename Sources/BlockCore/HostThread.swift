@@ -13,8 +13,18 @@ package enum HostThread {
         }
     }
 
-    /// Starts a thread that runs `body` and ends with it. The name is cut to 15 bytes.
+    /// Starts a thread that the process cannot do without, to run `body` and end with it. The name
+    /// is cut to 15 bytes.
     package static func start(name: String, _ body: @escaping @Sendable () -> Void) {
+        do throws(BlockError) { try tryStart(name: name, body) } catch {
+            preconditionFailure("\(error)")
+        }
+    }
+
+    /// Starts a thread like `start`; throws if the system has none to give.
+    package static func tryStart(
+        name: String, _ body: @escaping @Sendable () -> Void
+    ) throws(BlockError) {
         let start = Unmanaged.passRetained(Start(name: name, body: body))
         var attributes = pthread_attr_t()
         pthread_attr_init(&attributes)
@@ -30,6 +40,9 @@ package enum HostThread {
                 return nil
             }, start.toOpaque())
         pthread_attr_destroy(&attributes)
-        precondition(status == 0, "cannot start a thread: \(String(cString: strerror(status)))")
+        guard status == 0 else {
+            start.release()
+            throw .system("start a thread", on: name, errno: status)
+        }
     }
 }

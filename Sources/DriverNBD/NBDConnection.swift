@@ -25,19 +25,20 @@ final class NBDConnection: Sendable {
     private let inbox = HostMutex(Inbox())
     private let event: Int32
 
-    /// Takes over `handle`, connected in the session's present epoch.
+    /// Takes over `handle`, connected in the session's present epoch. Throws if the system has no
+    /// descriptor or thread for it.
     init(
         _ handle: sending NBDHandle, session: NBDSession, facts: NBDExportFacts,
         options: NBDOptions
-    ) {
+    ) throws(BlockError) {
         self.session = session
         self.facts = facts
         self.options = options
         event = clinux_event()
-        precondition(event >= 0, "cannot make an event: \(String(cString: strerror(errno)))")
+        guard event >= 0 else { throw .system("connect", on: session.uri, errno: errno) }
         let worker = NBDWorker(
             handle: handle, connection: self, session: session, facts: facts, options: options)
-        HostThread.start(name: "nbd") { worker.run() }
+        try HostThread.tryStart(name: "nbd") { worker.run() }
     }
 
     deinit { close(event) }

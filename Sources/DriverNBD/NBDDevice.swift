@@ -37,7 +37,7 @@ package final class NBDDevice: BlockDevice {
         let session = NBDSession(uri: uri)
         let count = facts.canMultiConnect ? max(options.connectionsMax, 1) : 1
         var connections = [
-            NBDConnection(first, session: session, facts: facts, options: options)
+            try NBDConnection(first, session: session, facts: facts, options: options)
         ]
         do throws(BlockError) {
             while connections.count < count {
@@ -47,7 +47,7 @@ package final class NBDDevice: BlockDevice {
                         .busy, "connect", on: uri, detail: "the export changed while it was opened")
                 }
                 connections.append(
-                    NBDConnection(handle, session: session, facts: facts, options: options))
+                    try NBDConnection(handle, session: session, facts: facts, options: options))
             }
         } catch {
             for connection in connections { connection.stopLater() }

@@ -34,9 +34,10 @@ final class NBDConnection: Sendable {
         self.name = name
     }
 
-    /// Starts the connection's thread; `ended` is called there when everything is over.
-    func start(ended: @escaping @Sendable (NBDConnection) -> Void) {
-        HostThread.start(name: name) { [self] in
+    /// Starts the connection's thread; `ended` is called there when everything is over. Throws if
+    /// there is no thread to be had; then the connection never began.
+    func start(ended: @escaping @Sendable (NBDConnection) -> Void) throws(BlockError) {
+        try HostThread.tryStart(name: name) { [self] in
             run()
             ended(self)
         }

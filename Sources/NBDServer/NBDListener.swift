@@ -35,7 +35,12 @@ final class NBDListener: Sendable {
             let client = clinux_accept(descriptor)
             if client >= 0 { return NBDSocket(descriptor: client) }
             if errno == EINTR || errno == ECONNABORTED { continue }
-            throw .system("accept a client", on: path, errno: errno)
+            guard errno == EMFILE else { throw .system("accept a client", on: path, errno: errno) }
+            throw BlockError(
+                .busy, "accept a client", on: path, errno: EMFILE,
+                detail:
+                    "the limit is \(DescriptorLimit.present); clients wait until others have gone, "
+                    + "or give the agent more (LimitNOFILE of its unit) and start it anew")
         }
     }
 

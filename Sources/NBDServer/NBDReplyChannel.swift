@@ -113,7 +113,18 @@ final class NBDReplyChannel: Sendable {
             defer { state.hasWriter = true }
             return !state.hasWriter
         }
-        if mustStart { HostThread.start(name: threadName) { [self] in write() } }
+        guard mustStart else { return }
+        do throws(BlockError) {
+            try HostThread.tryStart(name: threadName) { [self] in write() }
+        } catch {
+            // Nobody is left to wait for this client.
+            state.update { state in
+                state.hasWriter = false
+                state.owner = .pool
+            }
+            markBroken()
+            drain(as: .pool)
+        }
     }
 
     private func write() {

@@ -74,7 +74,13 @@ package final class NBDServer: Sendable {
         let connection = NBDConnection(socket, exports, limits, places, name: name, report: report)
         guard connections.insert(connection) else { return }
         guard findPlace(for: connection) else { return connections.remove(connection) }
-        connection.start { [connections] in connections.remove($0) }
+        do throws(BlockError) {
+            try connection.start { [connections] in connections.remove($0) }
+        } catch {
+            places.leave(connection)
+            connections.remove(connection)
+            report("\(socketPath): a client was turned away: \(error)")
+        }
     }
 
     private func findPlace(for connection: NBDConnection) -> Bool {

@@ -57,15 +57,19 @@ package final class ImageChain: Sendable {
     /// chain looks like now, durably, from the top down: those below the top as they were when they
     /// were opened, since whatever has changed one meanwhile was not us. Blocks.
     func seal() throws(BlockError) -> [ImageFingerprint] {
-        if nodes[0].format == .qcow2, !top.isReadOnly {
-            _ = try Qcow2WriterMark.set(path: nodes[0].path)
+        // In the file that is open: the path may name another one by now, which is not ours to
+        // mark.
+        var isMarked: Bool?
+        if let image = top as? Qcow2Device, !image.isReadOnly {
+            isMarked = try image.markAsLastWriter()
         }
         var fingerprints = nodes.map(\.found)
         if let lock = nodes[0].lock {
             try nodes[0].dataLock?.flush()
             try lock.flush()
             fingerprints[0] = try ImageFingerprint(
-                of: lock, dataFile: nodes[0].dataLock, format: nodes[0].format)
+                of: lock, dataFile: nodes[0].dataLock, format: nodes[0].format,
+                isMarked: isMarked)
         }
         return fingerprints
     }
@@ -76,5 +80,12 @@ package final class ImageChain: Sendable {
             node.dataLock?.release()
             node.lock?.release()
         }
+    }
+}
+
+extension Volume {
+    /// The external data files of its images, by the path of the image.
+    package var dataFilePaths: [String: String] {
+        chain.nodes.reduce(into: [:]) { paths, node in paths[node.path] = node.dataLock?.path }
     }
 }

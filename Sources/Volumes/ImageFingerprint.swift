@@ -30,13 +30,17 @@ struct ImageFingerprint: Codable, Equatable, Sendable {
     /// Whether a qcow2 image bears the mark that another writer would have cleared.
     var isMarked = false
 
-    /// Looks at an image that is locked. Blocks.
+    /// Looks at an image that is locked, and for its mark unless that is known. Blocks.
     init(
-        of lock: ImageLock, dataFile: ImageLock? = nil, format: ImageFormat
+        of lock: ImageLock, dataFile: ImageLock? = nil, format: ImageFormat, isMarked: Bool? = nil
     ) throws(BlockError) {
         file = try FileLook(of: lock)
         if let dataFile { self.dataFile = try FileLook(of: dataFile) }
-        if format == .qcow2 { isMarked = try Qcow2WriterMark.isSet(path: lock.path) }
+        if let isMarked {
+            self.isMarked = isMarked
+        } else if format == .qcow2 {
+            self.isMarked = try Qcow2WriterMark.isSet(path: lock.path)
+        }
     }
 
     /// All that is known of an export.

@@ -15,13 +15,14 @@ package enum ImageOpener {
     private static let chainDepthMax = 200
 
     /// Locks and opens `path`, a file or the URI of an NBD export, in the format given, and
-    /// read-only whatever it names as its backing. Blocks. With `isDirect`, which is for raw files,
-    /// its content bypasses the page cache.
+    /// read-only whatever it names as its backing, as far as `reach` allows. Blocks. With
+    /// `isDirect`, which is for raw files, its content bypasses the page cache.
     ///
     /// The format of a backing file is what the header above it says, never a guess: a guest that
     /// can write a raw image could make it look like another format.
     package static func open(
-        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool = false, pool: IOPool
+        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool = false,
+        reach: ImageReach = .anywhere, pool: IOPool
     ) throws(BlockError) -> ImageChain {
         guard !isDirect || format == .raw && !NBDDevice.isURI(path) else {
             throw BlockError(
@@ -30,14 +31,14 @@ package enum ImageOpener {
         }
         return ImageChain(
             nodes: try nodes(
-                path: path, format: format, readOnly: readOnly, isDirect: isDirect, pool: pool,
-                above: []))
+                path: path, format: format, readOnly: readOnly, isDirect: isDirect,
+                within: try ImageFolder(of: path, reach), pool: pool, above: []))
     }
 
     /// The nodes from `path` down; `above` are the files of which this one is the backing.
     private static func nodes(
-        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool, pool: IOPool,
-        above: [HostFile.Identity]
+        path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool,
+        within folder: ImageFolder, pool: IOPool, above: [HostFile.Identity]
     ) throws(BlockError) -> [ImageNode] {
         if NBDDevice.isURI(path) {
             return [try exportNode(uri: path, format: format, readOnly: readOnly)]
@@ -52,8 +53,9 @@ package enum ImageOpener {
         if format == .qcow2 {
             let header = try Qcow2Device.readHeader(path: path)
             if header.hasDataFile {
-                dataLock = try ImageLock(
-                    path: try Qcow2Device.dataFilePath(header, from: path), use: use)
+                let dataPath = try Qcow2Device.dataFilePath(header, from: path)
+                try folder.check(dataPath, of: path)
+                dataLock = try ImageLock(path: dataPath, use: use)
             }
         }
         let found = try ImageFingerprint(of: lock, dataFile: dataLock, format: format)
@@ -66,16 +68,16 @@ package enum ImageOpener {
         case .qcow2:
             if let backing = try Qcow2Device.readHeader(path: path).backing {
                 below = try nodes(
-                    backing: backing, of: path, pool: pool,
+                    backing: backing, of: path, within: folder, pool: pool,
                     above: above + [HostFile.identity(of: path)].compactMap { $0 })
             }
             if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
             device = try Qcow2Device.open(
                 path: path, readOnly: readOnly, backing: below.first?.device, pool: pool)
         }
-        guard lock.isInPlace else {
+        for lock in [lock, dataLock].compactMap({ $0 }) where !lock.isInPlace {
             throw BlockError(
-                .busy, "open", on: path, detail: "it was replaced while it was being opened")
+                .busy, "open", on: lock.path, detail: "it was replaced while it was being opened")
         }
         let node = ImageNode(
             path: path, format: format, isDirect: isDirect, device: device, lock: lock,
@@ -101,16 +103,19 @@ package enum ImageOpener {
     }
 
     private static func nodes(
-        backing: Qcow2Backing, of path: String, pool: IOPool, above: [HostFile.Identity]
+        backing: Qcow2Backing, of path: String, within folder: ImageFolder, pool: IOPool,
+        above: [HostFile.Identity]
     ) throws(BlockError) -> [ImageNode] {
         guard above.count < chainDepthMax else {
             throw BlockError(
                 .unsupported, "open the backing file", on: path,
                 detail: "the backing chain is longer than \(chainDepthMax)")
         }
+        let named = try resolve(backing.name, from: path)
+        try folder.check(named, of: path)
         return try nodes(
-            path: try resolve(backing.name, from: path), format: format(of: backing, in: path),
-            readOnly: true, isDirect: false, pool: pool, above: above)
+            path: named, format: format(of: backing, in: path), readOnly: true, isDirect: false,
+            within: folder, pool: pool, above: above)
     }
 
     /// The files of the chain of `path`, top first, none of them locked: for looking at it.

@@ -17,6 +17,9 @@ package final class Volume: BlockDevice {
     /// The exact length; the top node may be longer by less than its sector size.
     package let lengthBytes: UInt64
 
+    /// How long a close waits for writes that do not complete.
+    static let closeLimit = Duration.seconds(30)
+
     /// The images that it consists of.
     let chain: ImageChain
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
@@ -96,20 +99,35 @@ package final class Volume: BlockDevice {
     /// empties the log.
     ///
     /// The volume stays held: what comes later waits for ever instead of touching closed files.
-    package func close() async throws(BlockError) {
-        _ = await locks.acquire(wholeRange)
+    package func close() async throws(BlockError) { try await close(within: Self.closeLimit) }
+
+    /// `close`, which gives up with nothing changed if writes in flight take longer than `limit`.
+    func close(within limit: Duration) async throws(BlockError) {
+        guard await locks.acquire(wholeRange, within: limit) != nil else {
+            throw BlockError(
+                .timedOut, "close", on: name,
+                detail: "writes to it did not complete within \(limit); "
+                    + "it is left as after a crash, which the next start makes good")
+        }
         try await closeHeld()
     }
 
-    /// `close`, refused with nothing changed while a backup holds a bitmap. Returns what failed in
-    /// closing; the volume is as unusable after that as after a close that went well.
-    package func closeUnlessBusy() async throws(BlockError) -> BlockError? {
+    /// `close`, refused with nothing changed while a backup holds a bitmap, or by `leave`, which is
+    /// asked last, with no write in flight. Returns what failed in closing; the volume is as
+    /// unusable after that as after a close that went well.
+    package func closeUnlessBusy(
+        _ leave: @Sendable () async throws(BlockError) -> Void = {}
+    ) async throws(BlockError) -> BlockError? {
         let hold = await locks.acquire(wholeRange)
         guard frozenBitmaps().isEmpty else {
             locks.release(hold)
             throw BlockError(
                 .busy, "close", on: name,
                 detail: "it is being backed up: wait for the job or cancel it")
+        }
+        do throws(BlockError) { try await leave() } catch {
+            locks.release(hold)
+            throw error
         }
         do throws(BlockError) { try await closeHeld() } catch { return error }
         return nil

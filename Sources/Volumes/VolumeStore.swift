@@ -38,6 +38,8 @@ package actor VolumeStore {
     private var failures: [String: BlockError] = [:]
     /// Names of volumes that are being made or removed at the moment.
     private var reserved: Set<String> = []
+    /// The chains of those that are being made and may not be in the catalog yet.
+    private var arriving: [String: [String]] = [:]
 
     package init(queue: CatalogQueue, stateDirectory: String) {
         self.queue = queue
@@ -128,10 +130,12 @@ package actor VolumeStore {
         }
     }
 
-    /// Makes a volume of an image that exists. Its format is guessed if none is given, and
-    /// recorded: it is never guessed again. Returns a warning about the guess, if there is one.
+    /// Makes a volume of an image that exists, with what it names as far as `reach` allows. Its
+    /// format is guessed if none is given, and recorded: it is never guessed again. Returns a
+    /// warning about the guess, if there is one.
     package func add(
-        _ name: String, path: String, format: ImageFormat?, isDirect: Bool = false
+        _ name: String, path: String, format: ImageFormat?, isDirect: Bool = false,
+        reach: ImageReach = .ownFolder
     ) async throws(BlockError) -> (volume: Volume, warning: String?) {
         try reserve(name)
         defer { reserved.remove(name) }
@@ -149,20 +153,28 @@ package actor VolumeStore {
             (known, warning) = (probe.format, probe.warning)
         }
         let volume = try await register(
-            name, path: path, format: known, lengthBytes: nil, isOwned: false, isDirect: isDirect)
+            name, path: path, format: known, lengthBytes: nil, isOwned: false, isDirect: isDirect,
+            reach: reach)
         return (volume, warning)
     }
 
     /// Makes a volume of an image; of an exact length where the image's own may be rounded up.
     package func register(
         _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool,
-        isDirect: Bool = false
+        isDirect: Bool = false, reach: ImageReach = .anywhere
     ) async throws(BlockError) -> Volume {
         let chain = try await IOPool.guest.run { () throws(BlockError) in
             try ImageOpener.open(
-                path: path, format: format, readOnly: false, isDirect: isDirect, pool: .guest)
+                path: path, format: format, readOnly: false, isDirect: isDirect, reach: reach,
+                pool: .guest)
         }
+        defer { arriving[name] = nil }
         do throws(BlockError) {
+            // Two that come at the same time see each other here, and all others in the catalog. An
+            // NBD server has no locks that would tell.
+            let paths = chain.nodes.map(\.path)
+            for (other, others) in arriving { try Self.checkClash(name, paths, other, others) }
+            arriving[name] = paths
             try await checkIsAlone(name, paths: chain.nodes.map(\.path))
             let volume = try await VolumeOpening.create(
                 name: name, chain: chain, lengthBytes: lengthBytes ?? chain.top.lengthBytes,
@@ -177,9 +189,12 @@ package actor VolumeStore {
     }
 
     /// Forgets the volume and its bitmaps; with `deletingFiles`, the image that was made for it
-    /// too. No export or job may use it any more. One that cannot be closed is unavailable from
-    /// then on, and can be removed as such.
-    package func remove(_ name: String, deletingFiles: Bool) async throws(BlockError) {
+    /// too. `leave` takes its exports away once nothing else is in the way; if it throws, all is as
+    /// before. One that cannot be closed is unavailable from then on, and can be removed as such.
+    package func remove(
+        _ name: String, deletingFiles: Bool,
+        leave: @Sendable () async throws(BlockError) -> Void = {}
+    ) async throws(BlockError) {
         // Who came second would wait for ever for the volume that the first one closes.
         guard reserved.insert(name).inserted else {
             throw BlockError(
@@ -193,7 +208,7 @@ package actor VolumeStore {
                 detail: "there is no volume by that name")
         }
         if let volume = open[name] {
-            let failure = try await volume.closeUnlessBusy()
+            let failure = try await volume.closeUnlessBusy(leave)
             open[name] = nil
             if let failure {
                 failures[name] = failure
@@ -248,18 +263,24 @@ package actor VolumeStore {
     private func checkIsAlone(_ name: String, paths: [String]) async throws(BlockError) {
         let others = try await records()
         try await IOPool.background.run { () throws(BlockError) in
-            let chain = paths.compactMap(ImageIdentity.init(of:))
             for (other, nodes) in others {
-                let otherChain = nodes.compactMap { ImageIdentity(of: $0.path) }
-                let clash =
-                    chain.first.map(otherChain.contains) == true
-                    || otherChain.first.map(chain.contains) == true
-                guard !clash else {
-                    throw BlockError(
-                        .busy, "add the volume \(name)", on: paths[0],
-                        detail: "volume \(other.name) uses this image or writes one of its chain")
-                }
+                try Self.checkClash(name, paths, other.name, nodes.map(\.path))
             }
+        }
+    }
+
+    private static func checkClash(
+        _ name: String, _ paths: [String], _ other: String, _ otherPaths: [String]
+    ) throws(BlockError) {
+        let chain = paths.compactMap(ImageIdentity.init(of:))
+        let otherChain = otherPaths.compactMap(ImageIdentity.init(of:))
+        let clash =
+            chain.first.map(otherChain.contains) == true
+            || otherChain.first.map(chain.contains) == true
+        guard !clash else {
+            throw BlockError(
+                .busy, "add the volume \(name)", on: paths[0],
+                detail: "volume \(other) uses this image or writes one of its chain")
         }
     }
 

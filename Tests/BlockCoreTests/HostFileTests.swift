@@ -1,3 +1,4 @@
+import Glibc
 import TestSupport
 import Testing
 
@@ -46,6 +47,41 @@ import Testing
         var model = [UInt8](repeating: 7, count: 20_000)
         model.replaceSubrange(4000..<13_001, with: [UInt8](repeating: 0, count: 9001))
         #expect(try readFile(path) == model)
+    }
+
+    /// The kernel tells each opening of a file once that pages were lost in writeback. A durable
+    /// write that is told must not keep it from the next flush, so it goes by an opening of its
+    /// own.
+    @Test func durableWritesGoByAnOpeningOfTheirOwn() throws {
+        let path = directory.path("file")
+        let file = try HostFile(path: path, access: .create)
+        try file.write(at: 0, from: BufferSlice.holding([1, 2]).readOnlyBytes)
+        #expect(try openings(of: path).count == 1)
+        for _ in 0..<3 {
+            try file.writeDurably(at: 5, from: BufferSlice.holding([1, 2]).readOnlyBytes)
+        }
+        let both = try openings(of: path)
+        try #require(both.count == 2)
+        // Two openings, not one twice: each has its own position.
+        #expect(lseek(both[0], 7, SEEK_SET) == 7 && lseek(both[1], 0, SEEK_CUR) == 0)
+        // And it is the second that is written by: it alone lets nothing be written, and it fails.
+        let readOnly = open(path, O_RDONLY | O_CLOEXEC)
+        defer { close(readOnly) }
+        #expect(dup2(readOnly, both[1]) == both[1])
+        #expect(throws: BlockError.self) {
+            try file.writeDurably(at: 5, from: BufferSlice.holding([3]).readOnlyBytes)
+        }
+        try file.flush()
+    }
+
+    /// The descriptors by which this process has `path` open, in the order in which it opened them.
+    private func openings(of path: String) throws -> [Int32] {
+        try HostDirectory.names(in: "/proc/self/fd").compactMap { Int32($0) }.sorted().filter {
+            var target = [CChar](repeating: 0, count: 4096)
+            let count = readlink("/proc/self/fd/\($0)", &target, target.count - 1)
+            let name = target[..<max(0, count)].map { UInt8(bitPattern: $0) }
+            return String(decoding: name, as: UTF8.self) == path
+        }
     }
 
     @Test func durableWritesArriveLikeOthers() throws {

@@ -23,6 +23,28 @@ import Testing
         return options
     }
 
+    /// However few there are: none for the socket, none for the event, none for the second
+    /// connection.
+    @Test func aProcessWithoutDescriptorsGetsAnError() async throws {
+        try served.serve(content)
+        var failures = 0
+        for free in 0..<12 {
+            let limit = DescriptorShortage(free: free)
+            defer { limit.end() }
+            let device: NBDDevice
+            do throws(BlockError) {
+                device = try served.open()
+            } catch {
+                failures += 1
+                continue
+            }
+            limit.end()
+            try await device.close()
+        }
+        #expect((3..<12).contains(failures))
+        served.stop()
+    }
+
     @Test func workGoesOnWhenTheServerIsKilledAndComesBack() async throws {
         try served.serve(content)
         let device = try served.open()

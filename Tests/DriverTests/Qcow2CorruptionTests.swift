@@ -86,6 +86,63 @@ import Testing
         #expect(try Qcow2Header(path: path).incompatible & 2 == 2)
     }
 
+    /// All of a compressed form must be in the file; only its last sectors may be cut off.
+    @Test func aCompressedClusterThatReachesBeyondTheFileIsRefused() async throws {
+        try Tool.check([
+            "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", image, "1m",
+        ])
+        try Tool.check(["qemu-io", "-f", "qcow2", "-c", "write -q -c -P 7 0 4k", image])
+        let file = try HostFile(path: image, access: .readWrite)
+        let fresh = try Qcow2Header(file: file)
+        let l2 = try file.readNumbers(1, at: fresh.l1Offset)[0] & Qcow2Layout.offsetMask
+        let entry = try file.readNumbers(1, at: l2)[0]
+        let whole = try Qcow2Device.open(path: image, readOnly: true, backing: nil)
+        #expect(try await whole.bytes(at: 0, 4096) == [UInt8](repeating: 7, count: 4096))
+        // Fifteen sectors more.
+        try file.writeNumbers([entry | 15 << 58], at: l2)
+        for isReadOnly in [true, false] {
+            let device = try Qcow2Device.open(path: image, readOnly: isReadOnly, backing: nil)
+            await expect(.corrupt) { _ = try await device.bytes(at: 0, 4096) }
+            if !isReadOnly { await expect(.corrupt) { try await device.put([1], at: 0) } }
+            try await device.close()
+        }
+        #expect(try Qcow2Header(path: image).incompatible & 2 == 2)
+    }
+
+    /// QEMU's bitmaps are marked before guest data changes, and the mark must not hit a table.
+    @Test func aListOfBitmapsOnTopOfATableIsNotMarked() async throws {
+        let image = directory.path("bitmaps.qcow2")
+        var kind = QemuImageKind()
+        kind.clusterBytes = 4096
+        try kind.create(image, lengthBytes: 8 << 20)
+        try Tool.check(["qemu-io", "-f", "qcow2", "-c", "write -q -P 1 0 8m", image])
+        try Tool.check(["qemu-img", "bitmap", "--add", image, "b"])
+        let whole = try readFile(image)
+        let header = try Qcow2Header(path: image)
+        let place = try #require(header.bitmaps)
+        let pattern = withUnsafeBytes(of: place.offset.bigEndian) { Array($0) }
+        let field = try #require((0..<4096).first { Array(whole[$0..<$0 + 8]) == pattern })
+        for (name, offset) in [
+            ("L1 table", header.l1Offset), ("refcount table", header.refcountTableOffset),
+            ("middle of a cluster", place.offset + 8),
+        ] {
+            var bytes = whole
+            bytes.withUnsafeMutableBytes { $0.storeBigEndian(offset, at: field) }
+            try writeFile(image, bytes)
+            let device = try Qcow2Device.open(path: image, readOnly: false, backing: nil)
+            try await device.put([2], at: 0)
+            try await device.close()
+            let written = try readFile(image)
+            #expect(try Qcow2Header(path: image).autoclear & 1 == 0, "\(name)")
+            let table = Int(header.l1Offset)..<Int(header.l1Offset) + 32
+            #expect(written[table] == whole[table], "\(name)")
+            let refcounts = Int(header.refcountTableOffset)..<Int(header.refcountTableOffset) + 32
+            #expect(written[refcounts] == whole[refcounts], "\(name)")
+            let list = Int(place.offset)..<Int(place.offset) + 32
+            #expect(written[list] == whole[list], "\(name)")
+        }
+    }
+
     @Test func refcountBlocksOnTopOfOthersAreRefusedAtOpen() throws {
         for offset in [header.l1Offset, l2Offset + 512, 1 << 40, header.refcountTableOffset] {
             let before = try readFile(image)

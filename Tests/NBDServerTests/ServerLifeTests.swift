@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import TestSupport
 import Testing
 
 @testable import NBDServer
@@ -77,6 +78,49 @@ import Testing
             #expect(client.isEnded())
             await stopping.value
             #expect(!FileManager.default.fileExists(atPath: fixture.socketPath))
+        }
+    }
+
+    @Test func aClientThatDoesNotReadDoesNotKeepTheServerFromStopping() async throws {
+        var limits = NBDLimits()
+        limits.drainSeconds = 1
+        let export = DeviceExport("disk", memory)
+        try await ServerFixture.run([export], limits: limits) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk")
+            for cookie in 0..<100 {
+                try client.sendRequest(
+                    NBDRequest(
+                        .read, cookie: UInt64(cookie), offset: 0, lengthBytes: 1 << 20))
+            }
+            let start = ContinuousClock.now
+            await fixture.server.stop()
+            #expect(start.duration(to: .now) < .seconds(3))
+            #expect(export.closedCount == 1 && fixture.reports.isEmpty)
+        }
+    }
+
+    /// Descriptors run out for clients first: those that are here go on, those that come wait, and
+    /// the thread that accepts does not turn in circles meanwhile.
+    @Test func clientsForWhomThereIsNoDescriptorWaitForOne() async throws {
+        let export = DeviceExport("disk", memory)
+        try await ServerFixture.run([export]) { fixture in
+            let early = try TestClient(connectingTo: fixture.socketPath)
+            try early.open("disk")
+            let limit = DescriptorShortage()
+            defer { limit.end() }
+            // Its own socket takes the last one.
+            let late = try TestClient(connectingTo: fixture.socketPath)
+            try await waitUntil { fixture.reports.contains { $0.contains("LimitNOFILE") } }
+            let used = clock()
+            try await Task.sleep(for: .milliseconds(500))
+            // In microseconds.
+            #expect(clock() - used < 250_000)
+            #expect(
+                try early.exchange(NBDRequest(.read, cookie: 1, offset: 0, lengthBytes: 512)).error
+                    == 0)
+            limit.end()
+            try late.open("disk")
         }
     }
 

@@ -16,7 +16,8 @@ extension Agent {
             let (volume, warning) = try await volumes.add(
                 arguments.name, path: arguments.file,
                 format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) },
-                isDirect: arguments.direct ?? false)
+                isDirect: arguments.direct ?? false,
+                reach: arguments.allowOutside == true ? .anywhere : .ownFolder)
             try await export(volume)
             return VolumeImport.Result(warning: warning)
         }
@@ -51,7 +52,10 @@ extension Agent {
                     detail: "say which format \(path) has: it is never guessed")
             }
             let chain = try await IOPool.background.run { () throws(BlockError) in
-                try ImageOpener.open(path: path, format: format, readOnly: true, pool: .background)
+                try ImageOpener.open(
+                    path: path, format: format, readOnly: true,
+                    reach: arguments.allowOutside == true ? .anywhere : .ownFolder,
+                    pool: .background)
             }
             backing = (path, format)
             backingBytes = chain.top.lengthBytes
@@ -66,22 +70,31 @@ extension Agent {
             path: arguments.path, backing: backing, isDirect: arguments.direct ?? false)
     }
 
-    /// A volume that somebody uses stays: its clients would lose their disk.
+    /// A volume that somebody uses stays: its clients would lose their disk. Its exports go only
+    /// when nothing else keeps it.
     private func remove(_ arguments: VolumeRemove.Arguments) async throws {
         let name = arguments.name
-        let clients = await exports.exports(ofVolume: name).reduce(0) { $0 + $1.connectionCount }
+        // A client whose request is stuck would else be waited for.
+        _ = try await exportsWithoutClients(ofVolume: name)
+        try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false) {
+            () async throws(BlockError) in
+            for export in try await exportsWithoutClients(ofVolume: name) {
+                await removeExport(export.id)
+            }
+        }
+    }
+
+    private func exportsWithoutClients(
+        ofVolume name: String
+    ) async throws(BlockError) -> [any AgentExport] {
+        let exports = await exports.exports(ofVolume: name)
+        let clients = exports.reduce(0) { $0 + $1.connectionCount }
         guard clients == 0 else {
-            throw ControlError.generic(
-                "Volume '\(name)' is in use by \(clients) NBD clients: disconnect them first")
+            throw BlockError(
+                .busy, "remove the volume", on: name,
+                detail: "it is in use by \(clients) NBD clients: disconnect them first")
         }
-        if let volume = try? await volumes.volume(name),
-            volume.bitmapStatuses().contains(where: \.isBusy)
-        {
-            throw ControlError.generic(
-                "Volume '\(name)' is being backed up: wait for the job or cancel it")
-        }
-        for export in await exports.exports(ofVolume: name) { await removeExport(export.id) }
-        try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false)
+        return exports
     }
 
     private func volumeInfos() async throws -> [VolumeInfo] {
@@ -91,6 +104,7 @@ extension Agent {
         return try await volumes.records().map { record, nodes in
             let volume = open.first { $0.id == record.id }
             let failure = failures.first { $0.name == record.name }
+            let dataFiles = volume?.dataFilePaths ?? [:]
             let exports = exported.filter { !$0.isPoint && $0.nodeName == record.name }
             return VolumeInfo(
                 name: record.name, uuid: record.uuid.uuidString.lowercased(),
@@ -98,7 +112,8 @@ extension Agent {
                 format: nodes.first?.format ?? "", path: nodes.first?.path ?? "",
                 nodes: nodes.map {
                     NodeInfo(
-                        driver: $0.driver, file: $0.path, format: $0.format, direct: $0.isDirect)
+                        driver: $0.driver, file: $0.path, format: $0.format, direct: $0.isDirect,
+                        dataFile: dataFiles[$0.path])
                 },
                 bitmaps: volume?.bitmapStatuses().map(BitmapInfo.init) ?? [],
                 exported: exports.contains { $0.name == record.name },

@@ -17,12 +17,15 @@ package enum VolumeCreate: ControlCommand {
         package var backing: String?
         /// The format of `backing`, which is never guessed: a guest may have written it.
         package var backingFormat: ImageFormat?
+        /// Whether `backing` may name files outside of its own folder. Absent: false.
+        package var allowOutside: Bool?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
-            backing: String? = nil, backingFormat: ImageFormat? = nil, direct: Bool? = nil
+            backing: String? = nil, backingFormat: ImageFormat? = nil, allowOutside: Bool? = nil,
+            direct: Bool? = nil
         ) {
             self.name = name
             self.size = size
@@ -30,12 +33,14 @@ package enum VolumeCreate: ControlCommand {
             self.path = path
             self.backing = backing
             self.backingFormat = backingFormat
+            self.allowOutside = allowOutside
             self.direct = direct
         }
 
         private enum CodingKeys: String, CodingKey {
             case name, size, format, path, backing, direct
             case backingFormat = "backing-format"
+            case allowOutside = "allow-outside"
         }
     }
 }
@@ -50,16 +55,25 @@ package enum VolumeImport: ControlCommand {
         package var file: String
         /// Absent: guessed from its first bytes, once.
         package var format: ImageFormat?
+        /// Whether the image may name files outside of its own folder. Absent: false.
+        package var allowOutside: Bool?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
 
         package init(
-            name: String, file: String, format: ImageFormat? = nil, direct: Bool? = nil
+            name: String, file: String, format: ImageFormat? = nil, allowOutside: Bool? = nil,
+            direct: Bool? = nil
         ) {
             self.name = name
             self.file = file
             self.format = format
+            self.allowOutside = allowOutside
             self.direct = direct
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case name, file, format, direct
+            case allowOutside = "allow-outside"
         }
     }
 

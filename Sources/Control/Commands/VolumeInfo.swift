@@ -48,11 +48,21 @@ package struct NodeInfo: Codable, Sendable {
     package var format: String
     /// Whether its content bypasses the host's page cache.
     package var direct: Bool
+    /// The file in which a qcow2 image keeps its data, if it does not do so itself and is open.
+    package var dataFile: String?
 
-    package init(driver: String, file: String, format: String, direct: Bool = false) {
+    package init(
+        driver: String, file: String, format: String, direct: Bool = false, dataFile: String? = nil
+    ) {
         self.driver = driver
         self.file = file
         self.format = format
         self.direct = direct
+        self.dataFile = dataFile
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case driver, file, format, direct
+        case dataFile = "data-file"
     }
 }

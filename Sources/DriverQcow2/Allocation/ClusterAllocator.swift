@@ -32,8 +32,8 @@ final class ClusterAllocator: Sendable {
         var refill: Task<Void, Never>?
     }
 
-    /// Freed clusters are this many runs at most before somebody should flush.
-    private static let freedRunsMax = 4096
+    /// More runs of freed clusters than this, and a flush is due.
+    static let freedRunsMax = 4096
 
     private let file: any StorageFile
     private let refcounts: Refcounts
@@ -70,7 +70,7 @@ final class ClusterAllocator: Sendable {
             batchBytes / geometry.clusterBytes,
             dataFile == nil ? geometry.clusterCount + tables : min(tables, 64))
         endAtOpen = refcounts.endCluster
-        cache.setHostEnd(endAtOpen << UInt64(geometry.clusterBits))
+        cache.setLost(geometry.bytes(of: refcounts.lost))
     }
 
     /// Up to `count` consecutive clusters, at least one, that durably read as zeroes and count as
@@ -115,8 +115,14 @@ final class ClusterAllocator: Sendable {
         }
     }
 
-    /// Whether so much was freed that a flush is due.
-    var wantsFlush: Bool { state.withLock { $0.freed.count > Self.freedRunsMax } }
+    /// How many runs wait for a flush to be given back.
+    var freedRunCount: Int { state.withLock { $0.freed.count + $0.draining.count } }
+
+    /// Flushes if so much was freed that it takes too much memory, and file, to wait for the guest
+    /// to ask for it. For whoever changed a mapping, once nothing is locked.
+    func flushIfDue() async throws(BlockError) {
+        if state.withLock({ $0.freed.count > Self.freedRunsMax }) { try await flush() }
+    }
 
     /// Makes all that was written durable; then gives back what was freed before.
     func flush() async throws(BlockError) {

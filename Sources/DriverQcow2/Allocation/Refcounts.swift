@@ -14,7 +14,9 @@ final class Refcounts: Sendable {
         var tableOffset: UInt64
         var blocks: [Int: RefcountBlock] = [:]
         /// The first cluster that no part of the image reaches; new clusters come from here.
-        var endCluster: UInt64 = 0
+        var endCluster: UInt64
+        /// What counted as used beyond the end of the file: it was cut off, and is left alone.
+        var lost = ClusterRun(first: 0, count: 0)
     }
 
     private static let cachedBytesMax = 4 << 20
@@ -41,9 +43,10 @@ final class Refcounts: Sendable {
         order = header.refcountOrder
         countsPerBlock = (header.clusterBytes * 8) >> UInt64(order)
         blocksMax = max(2, Self.cachedBytesMax / Int(header.clusterBytes))
-        state = Mutex(State(table: table, tableOffset: header.refcountTableOffset))
         let fileEnd = geometry.clusters(for: try file.sizeBytes())
-        state.withLock { $0.endCluster = fileEnd }
+        let first = State(
+            table: table, tableOffset: header.refcountTableOffset, endCluster: fileEnd)
+        state = Mutex(first)
 
         try checkCounted(0, "header")
         try checkCounted(header.refcountTableOffset, "refcount table")
@@ -54,11 +57,17 @@ final class Refcounts: Sendable {
                 .corrupt, "open for writing", on: file.path,
                 detail: "cluster \(end - 1) counts as used; run qemu-img check -r all")
         }
-        state.withLock { $0.endCluster = end }
+        state.withLock { state in
+            state.endCluster = end
+            state.lost = ClusterRun(first: fileEnd, count: end - fileEnd)
+        }
     }
 
     /// The first cluster beyond all that the image uses.
     var endCluster: UInt64 { state.withLock { $0.endCluster } }
+
+    /// Clusters that count as used and that the file did not have when it was opened.
+    var lost: ClusterRun { state.withLock { $0.lost } }
 
     /// Up to `limit` clusters with a refcount of zero, from `start` on, below the end of the image.
     /// The second value is where the search stopped.
@@ -77,7 +86,7 @@ final class Refcounts: Sendable {
                     continue
                 }
                 while cluster < blockEnd, found < limit {
-                    if block[Int(cluster % countsPerBlock)] == 0 {
+                    if block[Int(cluster % countsPerBlock)] == 0 && !state.lost.contains(cluster) {
                         runs.appendMerging(ClusterRun(first: cluster, count: 1))
                         found += 1
                     }
@@ -161,8 +170,8 @@ final class Refcounts: Sendable {
         }
     }
 
-    /// Writes a larger table durably, to be at cluster `host`, that names `blocks`, too. It counts for
-    /// nothing before `switchTable`.
+    /// Writes a larger table durably, to be at cluster `host`, that names `blocks`, too. It counts
+    /// for nothing before `switchTable`.
     func writeTable(
         at host: ClusterRun, blocks: [(number: Int, host: UInt64)]
     ) throws(BlockError) -> [UInt64] {
@@ -238,7 +247,8 @@ final class Refcounts: Sendable {
         guard number < state.table.count, state.table[number] != 0 else { return nil }
         let offset = state.table[number]
         guard offset & Qcow2Layout.refcountTableReserved == 0, offset % geometry.clusterBytes == 0,
-            offset >> UInt64(geometry.clusterBits) < state.endCluster
+            offset >> UInt64(geometry.clusterBits) < state.endCluster,
+            !state.lost.contains(offset >> UInt64(geometry.clusterBits))
         else {
             throw damage.found(
                 "read a refcount block", "block \(number) is said to be at \(offset)")

@@ -28,6 +28,8 @@ package struct Qcow2Finding: Sendable, Equatable {
         /// A snapshot's L1 table is where none can be.
         case snapshotL1 = "snapshot-l1"
         case bitmaps
+        /// A cluster in an external data file is not where the guest has it.
+        case dataFile = "data-file"
     }
 
     package let kind: Kind

@@ -32,7 +32,7 @@ struct ImageRepair {
         if !report.kinds.isDisjoint(with: [.refcountTooLow, .refcountBlock, .overlap]) {
             let rebuild = RefcountRebuild(
                 file: file, header: header, keepsUnknown: !report.isComplete)
-            try rebuild.run()
+            try rebuild.run(try rebuild.plan())
         } else if report.leakCount > 0 && report.isComplete {
             try lowerRefcounts()
         }
@@ -51,10 +51,11 @@ struct ImageRepair {
         let first = header.clusters(for: try file.sizeBytes())
         let bytes = table.encoded(diskBytes: header.sizeBytes)
         let place = first << UInt64(header.clusterBits)
-        try bytes.withBytes { (bytes) throws(BlockError) in try file.write(at: place, from: bytes) }
         var rebuild = RefcountRebuild(file: file, header: header, keepsUnknown: true)
         rebuild.pending = first..<first + header.clusters(for: UInt64(bytes.count))
-        try rebuild.run()
+        let plan = try rebuild.plan()
+        try bytes.withBytes { (bytes) throws(BlockError) in try file.write(at: place, from: bytes) }
+        try rebuild.run(plan)
         var field = [UInt8](repeating: 0, count: 12)
         try field.withMutableBytes { (field) throws(BlockError) in
             field.storeBigEndian(UInt32(table.snapshots.count), at: 0)

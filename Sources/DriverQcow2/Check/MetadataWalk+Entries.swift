@@ -6,13 +6,17 @@ struct TableUse {
     let times: UInt64
     /// Whether the image itself uses it, not only its snapshots.
     let isActive: Bool
+    /// Where the guest has what its first entry maps; of a table that is shared, one such place.
+    let guestOffset: UInt64
     /// Where the next cluster would be if the guest's clusters lay side by side.
     var nextOffset: UInt64 = 0
 }
 
 extension MetadataWalk {
-    /// Counts what one entry of an L2 table refers to.
-    mutating func follow(_ entry: TableEntry, _ use: inout TableUse) throws(BlockError) {
+    /// Counts what the entry `index` of an L2 table refers to.
+    mutating func follow(
+        _ entry: TableEntry, _ index: Int, _ use: inout TableUse
+    ) throws(BlockError) {
         let kind = entry.kind(in: header)
         if kind != .compressed, entry.raw & Qcow2Layout.l2Reserved != 0 {
             note(
@@ -31,7 +35,12 @@ extension MetadataWalk {
             }
         case .plainZero: break
         case .compressed: followCompressed(entry, use)
-        case .data, .allocatedZero: try followData(entry, kind, &use)
+        case .data, .allocatedZero:
+            if header.hasExternalData {
+                checkPlace(
+                    entry, use.guestOffset + UInt64(index) << UInt64(header.clusterBits), use)
+            }
+            try followData(entry, kind, &use)
         }
     }
 
@@ -88,6 +97,16 @@ extension MetadataWalk {
                 to: entry.offset, header.clusterBytes, .data, times: use.times, "a data cluster")
         }
         if use.isActive { try checkCopied(entry, ofTable: false, times: use.times) }
+    }
+
+    /// In an external data file every cluster is where the guest has it, and nowhere else.
+    private mutating func checkPlace(
+        _ entry: TableEntry, _ guestOffset: UInt64, _ use: TableUse
+    ) {
+        guard entry.offset != guestOffset || use.times > 1 else { return }
+        note(
+            .dataFile, at: entry.offset, times: use.times,
+            "the external data of guest offset \(guestOffset) is said to be at \(entry.offset)")
     }
 
     /// Compares the flag that allows changes in place with the refcount that the image has: who

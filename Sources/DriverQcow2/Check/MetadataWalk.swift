@@ -4,7 +4,7 @@ import BlockCore
 //
 // L1 tables refer to L2 tables, those to data. Tables of snapshots share what they refer to, so the
 // offsets of L2 tables are gathered first, sorted, and each table is read once for all who refer to
-// it. Up to four million offsets (32 MiB) are gathered; an image with more may have some tables read
+// it. Up to two million of them (32 MiB) are gathered; an image with more may have some tables read
 // again. No table is read that lies outside the file, and the L1 tables and bitmap tables together
 // are not read beyond the size of the file, so that a hostile image cannot make the walk long.
 
@@ -20,7 +20,13 @@ struct MetadataWalk {
         static let findings = Scope(rawValue: 2)
     }
 
-    private static let gatheredMax = 4 << 20
+    private static let gatheredMax = 2 << 20
+
+    /// A table to read, and which one of its L1 table it is.
+    private struct GatheredTable {
+        let offset: UInt64
+        let l1Index: UInt32
+    }
 
     let file: any StorageFile
     let header: StoredHeader
@@ -29,10 +35,12 @@ struct MetadataWalk {
     let fileBytes: UInt64
     var counts: ReferenceCounts
     var report: Qcow2CheckReport
+    /// The lowest place beyond the end of the file that something refers to; nil if nothing does.
+    private(set) var lowestOutside: UInt64?
 
     /// Bytes of L1 and bitmap tables that may still be read.
     private var tableBytesLeft: UInt64
-    private var gathered: [UInt64] = []
+    private var gathered: [GatheredTable] = []
 
     init(
         file: any StorageFile, header: StoredHeader, refcounts: RefcountReader, scope: Scope,
@@ -55,6 +63,13 @@ struct MetadataWalk {
         try walkSnapshots()
         if scope.contains(.refcounts) { walkRefcounts() }
         try walkBitmaps()
+        guard !counts.isOverflowing else {
+            throw BlockError(
+                .unsupported, "check", on: file.path,
+                detail:
+                    "more than \(ReferenceCounts.largeMax) clusters have thousands of references "
+                    + "each; copy the image with qemu-img convert, which leaves snapshots behind")
+        }
     }
 
     /// Counts a finding, unless this walk only counts references.
@@ -79,11 +94,20 @@ struct MetadataWalk {
         guard !overflow, end < fileBytes + header.clusterBytes else {
             note(.outsideFile, at: offset, times: times, "\(what()) is beyond the end of the file")
             report.isComplete = false
+            remember(outside: offset, length)
             return false
         }
         let bits = UInt64(header.clusterBits)
         counts.add(offset >> bits..<((end - 1) >> bits) + 1, kind, times: times)
         return true
+    }
+
+    /// Remembers `length` bytes at `offset` that are not followed, as far as they are not in the
+    /// file.
+    private mutating func remember(outside offset: UInt64, _ length: UInt64) {
+        let (end, overflow) = offset.addingReportingOverflow(length)
+        guard overflow || end > fileBytes else { return }
+        lowestOutside = min(lowestOutside ?? .max, max(offset, fileBytes))
     }
 
     private mutating func walkL1(
@@ -95,14 +119,18 @@ struct MetadataWalk {
         var done: UInt64 = 0
         while done < count {
             let piece = min(count - done, 64 << 10)
-            for entry in try file.readNumbers(Int(piece), at: offset + done * 8) where entry != 0 {
+            let entries = try file.readNumbers(Int(piece), at: offset + done * 8)
+            for (index, entry) in entries.enumerated() where entry != 0 {
                 if entry & Qcow2Layout.l1Reserved != 0 {
                     note(
                         .reservedBits, at: offset,
                         "\(name) has an entry 0x\(String(entry, radix: 16))")
                 }
                 if isActive { try checkCopied(TableEntry(raw: entry), ofTable: true) }
-                gathered.append(entry & Qcow2Layout.offsetMask)
+                gathered.append(
+                    GatheredTable(
+                        offset: entry & Qcow2Layout.offsetMask,
+                        l1Index: UInt32(done) + UInt32(index)))
                 if gathered.count == Self.gatheredMax { try walkGathered(isActive: isActive) }
             }
             done += piece
@@ -112,27 +140,30 @@ struct MetadataWalk {
 
     /// Reads each L2 table that was gathered, once.
     private mutating func walkGathered(isActive: Bool) throws(BlockError) {
-        gathered.sort()
+        gathered.sort { $0.offset < $1.offset }
         var index = 0
         while index < gathered.count {
-            let offset = gathered[index]
+            let first = gathered[index]
             var times: UInt64 = 0
-            while index < gathered.count, gathered[index] == offset {
+            while index < gathered.count, gathered[index].offset == first.offset {
                 index += 1
                 times += 1
             }
-            try walkL2(at: offset, times: times, isActive: isActive)
+            let tableBytes = UInt64(header.l2EntryCount) << UInt64(header.clusterBits)
+            let use = TableUse(
+                times: times, isActive: isActive,
+                guestOffset: UInt64(first.l1Index) * tableBytes)
+            try walkL2(at: first.offset, use)
         }
         gathered.removeAll(keepingCapacity: true)
     }
 
-    private mutating func walkL2(
-        at offset: UInt64, times: UInt64, isActive: Bool
-    ) throws(BlockError) {
+    private mutating func walkL2(at offset: UInt64, _ use: TableUse) throws(BlockError) {
         let isInside = refer(
-            to: offset, header.clusterBytes, .table, times: times, "an L2 table")
+            to: offset, header.clusterBytes, .table, times: use.times, "an L2 table")
         guard offset % header.clusterBytes == 0 else {
-            note(.unaligned, at: offset, times: times, "an L2 table is not at a cluster's start")
+            note(
+                .unaligned, at: offset, times: use.times, "an L2 table is not at a cluster's start")
             report.isComplete = false
             return
         }
@@ -141,10 +172,10 @@ struct MetadataWalk {
             return
         }
         let table = try EntryTable(file: file, header: header, at: offset)
-        var use = TableUse(times: times, isActive: isActive)
+        var use = use
         var index = table.next(from: 0)
         while let used = index {
-            try follow(table[used], &use)
+            try follow(table[used], used, &use)
             index = table.next(from: used + 1)
         }
     }
@@ -157,6 +188,10 @@ struct MetadataWalk {
             guard error.kind == .corrupt else { throw error }
             note(.snapshotTable, at: header.snapshotOffset, error.detail ?? "it cannot be read")
             report.isComplete = false
+            // What is beyond a limit can be cut; what cannot be read even so is beyond the end.
+            if (try? StoredSnapshots(file: file, header: header, cut: true)) == nil {
+                remember(outside: header.snapshotOffset, .max)
+            }
             return
         }
         if header.hasExternalData && !table.snapshots.isEmpty {
@@ -175,6 +210,7 @@ struct MetadataWalk {
                     .snapshotL1, at: snapshot.l1Offset,
                     "the L1 table of snapshot \(index) has \(bytes) bytes at \(snapshot.l1Offset)")
                 report.isComplete = false
+                remember(outside: snapshot.l1Offset, bytes)
                 continue
             }
             try walkL1(
@@ -212,6 +248,9 @@ struct MetadataWalk {
             guard error.kind == .corrupt else { throw error }
             note(.bitmaps, at: 0, error.detail ?? "the directory cannot be read")
             report.isComplete = false
+            if let place = StoredBitmaps.place(in: header) {
+                remember(outside: place.offset, place.lengthBytes)
+            }
             return
         }
         guard let directory else { return }

@@ -1,5 +1,9 @@
 import BlockCore
 
+// The new structures go behind the end of the file. Where the file was cut off, entries may refer
+// to just those places: what they lost would be found again as refcounts, or as zeroes, and nobody
+// would ever know. Nothing is written then.
+
 /// Writes all refcounts of an image anew, behind everything that is in the file, and switches the
 /// header to them. Until the switch the image is what it was.
 struct RefcountRebuild {
@@ -12,16 +16,15 @@ struct RefcountRebuild {
     var pending: Range<UInt64> = 0..<0
 
     /// Where the new structures go, in clusters.
-    private struct Plan {
-        let blocks: Range<UInt64>
-        let table: Range<UInt64>
+    struct Plan {
+        fileprivate let blocks: Range<UInt64>
+        fileprivate let table: Range<UInt64>
     }
 
-    /// Does it. Everything is flushed when it returns.
-    func run() throws(BlockError) {
+    /// Does it as planned. Everything is flushed when it returns.
+    func run(_ plan: Plan) throws(BlockError) {
         // Counts of clusters that the file does not have are forgotten with the old structures.
         let refcounts = try RefcountReader(file: file, header: header)
-        let plan = try plan()
         let bits = UInt64(header.clusterBits)
         for window in try Qcow2Check.windows(
             file: file, header: header, upTo: plan.table.upperBound)
@@ -47,8 +50,10 @@ struct RefcountRebuild {
         try switchTable(to: plan.table)
     }
 
-    private func plan() throws(BlockError) -> Plan {
-        let start = header.clusters(for: try file.sizeBytes()) + 1
+    /// Finds places for the new structures. Throws if something may refer to them already.
+    func plan() throws(BlockError) -> Plan {
+        let fileEnd = header.clusters(for: try file.sizeBytes())
+        let start = max(fileEnd, pending.upperBound) + 1
         var blockCount: UInt64 = 1
         while true {
             let tableCount = header.clusters(for: blockCount * 8)
@@ -64,10 +69,28 @@ struct RefcountRebuild {
                             + "copy the image with qemu-img convert")
                 }
                 let end = start + blockCount
+                try checkUnclaimed(upTo: (end + tableCount) << UInt64(header.clusterBits))
                 return Plan(blocks: start..<end, table: end..<end + tableCount)
             }
             blockCount = needed
         }
+    }
+
+    /// Throws if any metadata refers to something between the end of the file and `end`.
+    private func checkUnclaimed(upTo end: UInt64) throws(BlockError) {
+        var walk = try MetadataWalk(
+            file: file, header: header,
+            refcounts: try RefcountReader(file: file, header: header), scope: [], window: 0..<0,
+            report: Qcow2CheckReport())
+        try walk.run()
+        guard let lowest = walk.lowestOutside, lowest < end else { return }
+        throw BlockError(
+            .corrupt, "repair", on: file.path,
+            detail:
+                "the file ends at \(walk.fileBytes), where it was perhaps cut off, and the image "
+                + "refers to what should follow from \(lowest) on; new refcounts would take that "
+                + "place. Restore the file from a copy, or save what can be read: "
+                + "qemu-img convert --salvage")
     }
 
     private func block(

@@ -11,15 +11,20 @@ struct ReferenceKind: OptionSet, Sendable {
 }
 
 /// References to the clusters of a part of the file: two bytes a cluster, the low 13 bits a number,
-/// the others the kinds of reference. Higher numbers are kept aside.
+/// the others the kinds of reference. Higher numbers are kept aside, those of so many clusters at
+/// most: an image that repeats tables in thousands of snapshots could have one for every cluster.
 struct ReferenceCounts {
     /// The most clusters that one of these covers, and with that its memory: 64 MiB.
     static let windowMax: UInt64 = 32 << 20
+    /// The most numbers that are kept aside: about 32 MiB.
+    static let largeMax = 512 << 10
 
     /// Numbers of the clusters covered.
     let window: Range<UInt64>
     private var cells: [UInt16]
     private var large: [UInt64: UInt64] = [:]
+    /// Whether some numbers found no room, and all are void.
+    private(set) var isOverflowing = false
 
     private static let numberMask: UInt16 = 0x1FFF
 
@@ -41,7 +46,13 @@ struct ReferenceCounts {
                 cells[index] += UInt16(times)
             } else {
                 cells[index] = cell | kind.rawValue | Self.numberMask
-                large[cluster] = (large[cluster] ?? UInt64(number)) + times
+                if let sum = large[cluster] {
+                    large[cluster] = sum + times
+                } else if large.count < Self.largeMax {
+                    large[cluster] = sum
+                } else {
+                    isOverflowing = true
+                }
             }
         }
     }

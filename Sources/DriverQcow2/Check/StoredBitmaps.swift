@@ -50,6 +50,14 @@ struct StoredBitmaps: Sendable {
         try readEntries(count, file, header)
     }
 
+    /// Where the header says that the directory is; nil if it says nothing that can be understood.
+    static func place(in header: StoredHeader) -> (offset: UInt64, lengthBytes: UInt64)? {
+        guard let content = header.content(of: StoredHeader.ExtensionType.bitmaps),
+            content.count == 24
+        else { return nil }
+        return (number(content, 16), number(content, 8))
+    }
+
     private mutating func readEntries(
         _ count: UInt32, _ file: any StorageFile, _ header: StoredHeader
     ) throws(BlockError) {

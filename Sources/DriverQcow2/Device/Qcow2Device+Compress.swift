@@ -37,6 +37,7 @@ extension Qcow2Device {
             }[...]
             while !rest.isEmpty {
                 try await store(&rest, from: offset)
+                try await allocator?.flushIfDue()
             }
         }
     }

@@ -16,8 +16,11 @@ extension Qcow2Device {
 
     private func clearFeatures() throws(BlockError) {
         var kept = header.keptAutoclear
+        // A list that lies on something else is not written to: its flags would be written there.
         if header.autoclear & Qcow2Layout.Autoclear.bitmaps != 0, let place = header.bitmaps,
-            var directory = try BitmapDirectory(place, file: file)
+            regions?.isBitmapDirectoryShared == false,
+            var directory = try BitmapDirectory(
+                place, file: file, clusterBytes: header.clusterBytes)
         {
             try directory.markInUse()
             kept |= Qcow2Layout.Autoclear.bitmaps

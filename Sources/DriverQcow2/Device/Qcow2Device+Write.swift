@@ -36,6 +36,7 @@ extension Qcow2Device {
                 let count = Int(
                     min(UInt64(source.count - done), tableEnd(after: position) - position))
                 try await writeInTable(at: position, from: source.slice(done, count))
+                try await allocator?.flushIfDue()
                 done += count
             }
         }

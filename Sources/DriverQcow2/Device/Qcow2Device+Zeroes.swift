@@ -42,6 +42,7 @@ extension Qcow2Device {
     func zero(_ range: ByteRange, _ zeroing: Zeroing) async throws(BlockError) {
         let (head, whole, tail) = split(range, unitBytes: geometry.clusterBytes)
         for edge in [head, tail] where !edge.isEmpty { try await zeroEdge(edge, zeroing) }
+        try await allocator?.flushIfDue()
         if canBeZero {
             try await zeroClusters(whole, zeroing)
         } else {
@@ -133,7 +134,7 @@ extension Qcow2Device {
                 () async throws(BlockError) in
                 try await zeroInTable(piece, zeroing, allocator)
             }
-            if allocator.wantsFlush { try await allocator.flush() }
+            try await allocator.flushIfDue()
         }
     }
 

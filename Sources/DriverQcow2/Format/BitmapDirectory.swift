@@ -15,8 +15,11 @@ struct BitmapDirectory {
     private static let inUse: UInt32 = 1
 
     /// Reads the directory; nil if it contradicts the format.
-    init?(_ place: Qcow2BitmapDirectory, file: any StorageFile) throws(BlockError) {
+    init?(
+        _ place: Qcow2BitmapDirectory, file: any StorageFile, clusterBytes: UInt64
+    ) throws(BlockError) {
         guard place.lengthBytes > 0, place.lengthBytes <= Self.bytesMax,
+            place.offset >= clusterBytes, place.offset % clusterBytes == 0,
             place.offset <= UInt64(Int64.max) - place.lengthBytes,
             try place.offset + place.lengthBytes <= file.sizeBytes()
         else { return nil }

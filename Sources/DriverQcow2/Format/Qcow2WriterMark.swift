@@ -8,28 +8,27 @@ package import BlockCore
 // device clears it too, with all the others, before guest data first changes. A version 2 image
 // has no such field.
 
-/// Sets and reads the mark of an image that no device has open.
+/// Reads the mark of an image that no device has open.
 package enum Qcow2WriterMark {
     /// High, where a feature of the format is the least likely to be.
     static let bit: UInt64 = 1 << 62
 
-    /// Sets the mark of the image at `path`, durably. Returns false if it cannot have one. Blocks.
-    package static func set(path: String) throws(BlockError) -> Bool {
-        let header = try Qcow2Header(path: path)
-        guard header.version >= 3 else { return false }
-        guard header.autoclear & bit == 0 else { return true }
-        var bytes = [UInt8](repeating: 0, count: 8)
-        bytes.withUnsafeMutableBytes { $0.storeBigEndian(header.autoclear | bit, at: 0) }
-        let file = try HostFile(path: path, access: .readWrite)
-        try bytes.withBytes { (bytes) throws(BlockError) in
-            try file.write(at: UInt64(Qcow2Layout.Field.autoclear), from: bytes)
-        }
-        try file.flush()
-        return true
-    }
-
     /// Whether the image at `path` has the mark. Blocks.
     package static func isSet(path: String) throws(BlockError) -> Bool {
         try Qcow2Header(path: path).autoclear & bit != 0
+    }
+}
+
+extension Qcow2Device {
+    /// Sets the mark of this image, which was written and is closed, durably. Returns false if it
+    /// cannot have one. Blocks.
+    package func markAsLastWriter() throws(BlockError) -> Bool {
+        guard header.version >= 3 else { return false }
+        let field = UInt64(Qcow2Layout.Field.autoclear)
+        let present = try file.readNumbers(1, at: field)[0]
+        guard present & Qcow2WriterMark.bit == 0 else { return true }
+        try file.writeNumbers([present | Qcow2WriterMark.bit], at: field)
+        try file.flush()
+        return true
     }
 }

@@ -16,6 +16,7 @@ struct SnapshotTable: Sendable {
 
     private static let fixedBytes = 40
     private static let extraBytesMax: UInt32 = 1024
+    private static let bytesMax: UInt64 = 64 << 20
 
     /// Reads the table that `header` names.
     init(file: any StorageFile, header: Qcow2Header) throws(BlockError) {
@@ -50,9 +51,9 @@ struct SnapshotTable: Sendable {
                 return extra <= Self.extraBytesMax
                     ? (snapshot, UInt64(Self.fixedBytes) + UInt64(extra) + names) : (snapshot, 0)
             }
-            guard length > 0, length <= fileBytes - offset else {
-                throw corrupt("snapshot \(index) is too long")
-            }
+            guard length > 0, length <= fileBytes - offset,
+                offset + length - header.snapshotOffset <= Self.bytesMax
+            else { throw corrupt("snapshot \(index) is too long, or the table is") }
             guard UInt64(snapshot.l1Count) * 8 <= Qcow2Layout.l1BytesMax,
                 snapshot.l1Offset % header.clusterBytes == 0,
                 snapshot.l1Offset <= fileBytes,

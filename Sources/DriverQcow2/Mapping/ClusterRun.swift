@@ -4,6 +4,8 @@ struct ClusterRun: Sendable, Equatable {
     var count: UInt64
 
     var end: UInt64 { first + count }
+
+    func contains(_ cluster: UInt64) -> Bool { cluster >= first && cluster < end }
 }
 
 extension [ClusterRun] {

@@ -29,12 +29,12 @@ struct EntryDecoder: Sendable {
         return (word & Qcow2Layout.copied != 0 ? .data : .sharedData, entry.host)
     }
 
-    /// What is wrong with `entry`, if no writer makes such a one; nil if nothing is. Data must be
-    /// below `hostEndBytes`.
+    /// What is wrong with `entry`, which maps the cluster at `guestOffset`, if no writer makes such
+    /// a one; nil if nothing is. Data must be in `space`.
     @inline(__always)
-    func problem(_ entry: L2Entry, hostEndBytes: UInt64) -> String? {
+    func problem(_ entry: L2Entry, at guestOffset: UInt64, in space: HostSpace) -> String? {
         if entry == .unallocated { return nil }
-        if entry.isCompressed { return compressedProblem(entry, hostEndBytes: hostEndBytes) }
+        if entry.isCompressed { return compressedProblem(entry, in: space) }
         var reserved = Qcow2Layout.l2Reserved
         if geometry.hasSubclusters {
             reserved |= Qcow2Layout.zero
@@ -49,14 +49,20 @@ struct EntryDecoder: Sendable {
         }
         if entry.word & reserved != 0 { return "has reserved bits set" }
         if entry.host & (geometry.clusterBytes - 1) != 0 { return "is not aligned" }
-        if !hasDataFile && entry.host >= hostEndBytes { return "is beyond the end of the file" }
+        if hasDataFile {
+            // The format has external data where the guest has it, and nowhere else.
+            guard hasHost(entry), entry.host != guestOffset else { return nil }
+            return "has external data at \(entry.host), not at \(guestOffset)"
+        }
+        let cluster = ByteRange(offset: entry.host, lengthBytes: geometry.clusterBytes)
+        if entry.host != 0 && !space.holds(cluster) { return "is beyond the end of the file" }
         return nil
     }
 
-    private func compressedProblem(_ entry: L2Entry, hostEndBytes: UInt64) -> String? {
+    private func compressedProblem(_ entry: L2Entry, in space: HostSpace) -> String? {
         if hasDataFile { return "is compressed, which an external data file rules out" }
         let location = CompressedLocation(entry: entry.word, clusterBits: geometry.clusterBits)
-        return location.offset < hostEndBytes ? nil : "is beyond the end of the file"
+        return space.holds(location.range) ? nil : "is beyond the end of the file"
     }
 
     /// Whether `entry`, which is not compressed, names a host cluster.

@@ -45,7 +45,9 @@ final class L2Cache: Sendable {
             L2CacheState(
                 l1: l1, l1Offset: header.l1Offset,
                 residentMax: max(4, cacheBytes / Int(header.clusterBytes)),
-                hostEndBytes: try file.sizeBytes().alignedUp(to: header.clusterBytes)))
+                space: HostSpace(
+                    endBytes: try file.sizeBytes().alignedUp(to: header.clusterBytes),
+                    lost: ByteRange(offset: 0, lengthBytes: 0))))
     }
 
     /// Maps as much of `range` from its start as the tables in memory and the room in `runs` allow.
@@ -87,7 +89,12 @@ final class L2Cache: Sendable {
     var l1Entries: [UInt64] { state.withLock { $0.l1 } }
 
     /// Says up to where the host file may be referred to from now on.
-    func setHostEnd(_ bytes: UInt64) { state.withLock { $0.hostEndBytes = bytes } }
+    func setHostEnd(_ bytes: UInt64) { state.withLock { $0.space.endBytes = bytes } }
+
+    /// Says what was lost before any table was read.
+    func setLost(_ range: ByteRange) {
+        state.withLock { $0.space = HostSpace(endBytes: $0.space.endBytes, lost: range) }
+    }
 
     /// Puts a longer L1 table, which is in the file at `offset`, in the place of the present one.
     func replaceL1(_ l1: [UInt64], at offset: UInt64) {
@@ -169,7 +176,7 @@ final class L2Cache: Sendable {
             guard let start else { return }
             let loaded: Result<(words: [UInt64], isSound: Bool), BlockError>
             do throws(BlockError) {
-                loaded = .success(try readTable(start.table))
+                loaded = .success(try readTable(start.table, l1Index))
             } catch {
                 loaded = .failure(error)
             }
@@ -191,12 +198,13 @@ final class L2Cache: Sendable {
     }
 
     private func readTable(
-        _ l1Entry: UInt64
+        _ l1Entry: UInt64, _ l1Index: Int
     ) throws(BlockError) -> (words: [UInt64], isSound: Bool) {
         let offset = l1Entry & Qcow2Layout.offsetMask
-        let end = state.withLock { $0.hostEndBytes }
+        let space = state.withLock { $0.space }
         guard l1Entry & Qcow2Layout.l1Reserved == 0, offset % geometry.clusterBytes == 0,
-            offset != 0, offset < end
+            offset != 0,
+            space.holds(ByteRange(offset: offset, lengthBytes: geometry.clusterBytes))
         else {
             throw damage.found("map", "the L1 entry 0x\(String(l1Entry, radix: 16)) is invalid")
         }
@@ -209,19 +217,26 @@ final class L2Cache: Sendable {
         }
         let words = try file.readNumbers(
             geometry.l2EntryCount * geometry.entryWords, at: offset)
-        return (words, isSound(words, end))
+        return (words, isSound(words, of: l1Index, space))
     }
 
-    private func isSound(_ words: [UInt64], _ hostEndBytes: UInt64) -> Bool {
+    private func isSound(_ words: [UInt64], of l1Index: Int, _ space: HostSpace) -> Bool {
         for index in 0..<geometry.l2EntryCount {
             let entry = words.l2Entry(index, entryWords: geometry.entryWords)
-            if entry != .unallocated && problem(entry, hostEndBytes) != nil { return false }
+            if entry != .unallocated && problem(entry, index, of: l1Index, space) != nil {
+                return false
+            }
         }
         return true
     }
 
-    private func problem(_ entry: L2Entry, _ hostEndBytes: UInt64) -> String? {
-        if let problem = decoder.problem(entry, hostEndBytes: hostEndBytes) { return problem }
+    private func problem(
+        _ entry: L2Entry, _ index: Int, of l1Index: Int, _ space: HostSpace
+    ) -> String? {
+        let guestOffset =
+            UInt64(l1Index) << UInt64(geometry.l2CoverBits)
+            + UInt64(index) << UInt64(geometry.clusterBits)
+        if let problem = decoder.problem(entry, at: guestOffset, in: space) { return problem }
         guard let regions, let run = decoder.storage(of: entry) else { return nil }
         return regions.firstKind(in: run).map { "overlaps the \($0.name)" }
     }
@@ -231,7 +246,9 @@ final class L2Cache: Sendable {
         _ index: Int, of l1Index: Int, _ state: borrowing L2CacheState
     ) throws(BlockError) -> L2Entry {
         let entry = state.tables[l1Index].l2Entry(index, entryWords: geometry.entryWords)
-        if !state.isSound[l1Index], let problem = problem(entry, state.hostEndBytes) {
+        if !state.isSound[l1Index],
+            let problem = problem(entry, index, of: l1Index, state.space)
+        {
             throw damage.found(
                 "map", "the L2 entry 0x\(String(entry.word, radix: 16)) \(problem)")
         }

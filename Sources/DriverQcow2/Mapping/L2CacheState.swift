@@ -18,13 +18,13 @@ struct L2CacheState {
     private var clockHand = 0
     var loads: [Int: Load] = [:]
     var epoch = 0
-    var hostEndBytes: UInt64
+    var space: HostSpace
 
-    init(l1: [UInt64], l1Offset: UInt64, residentMax: Int, hostEndBytes: UInt64) {
+    init(l1: [UInt64], l1Offset: UInt64, residentMax: Int, space: HostSpace) {
         self.l1 = l1
         self.l1Offset = l1Offset
         self.residentMax = residentMax
-        self.hostEndBytes = hostEndBytes
+        self.space = space
         tables = Array(repeating: [], count: l1.count)
         isSound = Array(repeating: true, count: l1.count)
         wasUsed = Array(repeating: false, count: l1.count)

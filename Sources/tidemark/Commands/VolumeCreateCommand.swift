@@ -8,7 +8,8 @@ struct VolumeCreateCommand: ClientCommand {
         abstract: "Create a volume with a new image.",
         discussion: """
             The image is a file in the state directory unless --path names another. With --backing \
-            it reads what that file holds until it is written to; the file must not change any more.
+            it reads what that file holds until it is written to; the file must not change any \
+            more. What it names in turn must be in its own folder, or --allow-outside be said.
 
             Examples:
               tidemark volume create vm1 --size 20G
@@ -35,6 +36,9 @@ struct VolumeCreateCommand: ClientCommand {
     @Option(help: "The format of the file behind it; never guessed.")
     var backingFormat: ImageFormat?
 
+    @Flag(help: "Let the file behind it name files outside of its own folder.")
+    var allowOutside = false
+
     @Flag(help: "Bypass the host's page cache; for raw images.")
     var direct = false
 
@@ -45,7 +49,7 @@ struct VolumeCreateCommand: ClientCommand {
                 name: name, size: size?.bytes, format: format,
                 path: path.map { HostPath.absolute($0) },
                 backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat,
-                direct: direct))
+                allowOutside: allowOutside, direct: direct))
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(ByteSize.text(volume.size)), \(volume.uri)"

@@ -9,7 +9,9 @@ struct VolumeImportCommand: ClientCommand {
         discussion: """
             The image is used where it is; from then on only the agent may write to it. Without \
             --format its format is guessed from its first bytes, once. A guest can have written \
-            those, so say the format of an image that a guest has had.
+            those, so say the format of an image that a guest has had. An image may name others: \
+            its backing files, a file for its data. Those outside of its own folder are refused \
+            unless --allow-outside says that they belong to it; the whole chain is shown.
 
             Examples:
               tidemark volume import vm2 /images/vm2.qcow2
@@ -27,17 +29,23 @@ struct VolumeImportCommand: ClientCommand {
     @Option(help: "The format of the image.")
     var format: ImageFormat?
 
+    @Flag(help: "Let the image name files outside of its own folder.")
+    var allowOutside = false
+
     @Flag(help: "Bypass the host's page cache; for raw images.")
     var direct = false
 
     func run(_ agent: AgentSession) async throws {
         let imported = try await agent.execute(
             VolumeImport.self,
-            .init(name: name, file: HostPath.absolute(file), format: format, direct: direct))
+            .init(
+                name: name, file: HostPath.absolute(file), format: format,
+                allowOutside: allowOutside, direct: direct))
         if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
-            "\(name): \(volume.format), \(ByteSize.text(volume.size)), \(volume.uri)"
+            let first = "\(name): \(volume.format), \(ByteSize.text(volume.size)), \(volume.uri)"
+            return ([first] + VolumeText.chain(volume)).joined(separator: "\n")
         }
     }
 }

@@ -12,12 +12,18 @@ enum VolumeText {
             "clients  \(volume.connections)",
             "uri      \(volume.exported ? volume.uri : "(not exported)")",
         ]
-        for (index, node) in volume.nodes.enumerated() {
-            let title = index == 0 ? "chain    " : "         "
-            lines.append("\(title)\(node.file) (\(node.format)\(node.direct ? ", direct" : ""))")
-        }
+        lines += chain(volume)
         let bitmaps = BitmapText.table(volume.bitmaps)
         if !bitmaps.isEmpty { lines += ["", bitmaps] }
         return lines.joined(separator: "\n")
+    }
+
+    /// The files that it consists of, from the top down.
+    static func chain(_ volume: VolumeInfo) -> [String] {
+        volume.nodes.enumerated().map { index, node in
+            let title = index == 0 ? "chain    " : "         "
+            let data = node.dataFile.map { ", data in \($0)" } ?? ""
+            return "\(title)\(node.file) (\(node.format)\(node.direct ? ", direct" : "")\(data))"
+        }
     }
 }

@@ -79,6 +79,32 @@ import Testing
         #expect(try QemuCheck(image).status == 2)
     }
 
+    /// The format wants external data where the guest has it: a cluster that is said to be
+    /// elsewhere would show another one's content, and take its place when it is written.
+    @Test func dataThatIsSaidToBeElsewhereInADataFileIsRefused() async throws {
+        for (isRaw, entry) in [
+            (false, 5 << 16), (true, 5 << 16), (true, 0),
+            (true, 5 << 16 | Qcow2Layout.zero),
+        ] as [(Bool, UInt64)] {
+            try make(isRaw)
+            try Tool.check(["qemu-io", "-f", "qcow2", "-c", "write -P 17 0 384k", image])
+            let file = try HostFile(path: image, access: .readWrite)
+            let header = try StoredHeader(file: file)
+            let l2 = try file.readNumbers(1, at: header.l1Offset)[0] & Qcow2Layout.offsetMask
+            try file.writeNumbers([entry | Qcow2Layout.copied], at: l2 + 8)
+            let report = try Qcow2Check.run(path: image)
+            #expect(report.kinds == [.dataFile], "\(report.findings)")
+            #expect(try Qcow2Check.repair(path: image, .all).verdict == .corrupt)
+            let read = try Tool.run(["qemu-io", "-r", "-f", "qcow2", "-c", "read 64k 64k", image])
+            #expect(entry & Qcow2Layout.zero != 0 || read.output.contains("read failed"), "\(read)")
+            let device = try Qcow2Device.open(path: image, readOnly: false, backing: nil)
+            await expect(.corrupt) { _ = try await device.bytes(at: 1 << 16, 512) }
+            await expect(.corrupt) { try await device.put([1], at: 1 << 16) }
+            #expect(try await device.bytes(at: 2 << 16, 512).allSatisfy { $0 == 17 })
+            try await device.close()
+        }
+    }
+
     private func make(_ isRaw: Bool) throws {
         try HostDirectory.removeFile(image)
         try HostDirectory.removeFile(image + ".data")

@@ -12,13 +12,13 @@ final class AgentProcess {
     let state: String
     private let process = Process()
 
-    /// Starts an agent and waits until it answers.
-    init(state: String) throws {
+    /// Starts an agent, by way of the program `under` if that is given, and waits until it answers.
+    init(state: String, under: [String] = []) throws {
         self.state = state
         try FileManager.default.createDirectory(
             atPath: state, withIntermediateDirectories: true)
-        process.executableURL = URL(fileURLWithPath: Self.executable)
-        process.arguments = ["--state", state, "agent"]
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments = under + [Self.executable, "--state", state, "agent"]
         process.standardInput = FileHandle.nullDevice
         let log = "\(state)/agent.log"
         try Data().write(to: URL(fileURLWithPath: log))
@@ -40,6 +40,8 @@ final class AgentProcess {
         kill(process.processIdentifier, signal)
         process.waitUntilExit()
     }
+
+    var identifier: Int32 { process.processIdentifier }
 
     var exitStatus: Int32 { process.terminationStatus }
 
