@@ -24,6 +24,7 @@ enum CatalogMigrations {
                 sql: "ALTER TABLE node ADD COLUMN isDirect INTEGER NOT NULL"
                     + " DEFAULT 0 CHECK (isDirect IN (0, 1))")
         }
+        registerRestores(in: &migrator)
         return migrator
     }
 
