@@ -64,7 +64,7 @@ let package = Package(
             ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2", "DriverNBD"]),
         layer("NBDServer", ["BlockCore", "CLinux"]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
-        layer("Jobs", ["Volumes", "Repository", "DriverQcow2"]),
+        layer("Jobs", ["Volumes", "Repository", "DriverRaw", "DriverQcow2", "DriverNBD"]),
         layer("Control", [nioCore, nioPosix, logging]),
         layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
         .executableTarget(
@@ -88,7 +88,7 @@ let package = Package(
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
-        tests("JobsTests", ["Jobs", "BlockCore"]),
+        tests("JobsTests", ["Jobs", "BlockCore", "Catalog", "Repository", "Volumes"]),
         tests("ControlTests", ["BlockCore", "Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],

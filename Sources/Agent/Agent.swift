@@ -15,6 +15,7 @@ struct Agent: Sendable {
     let repositories: RepositoryStore
     let jobs: JobStore
     let exports: ExportStore
+    let restores = RunningRestores()
     let events: QMPEventHub
     let copies: CatalogCopies
 

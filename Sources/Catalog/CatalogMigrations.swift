@@ -30,6 +30,7 @@ enum CatalogMigrations {
             try database.execute(
                 sql: "INSERT INTO identity (uuid) VALUES (?)", arguments: [UUID().uuidString])
         }
+        registerRestores(in: &migrator)
         return migrator
     }
 

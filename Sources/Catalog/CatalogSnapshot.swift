@@ -150,7 +150,7 @@ package class CatalogSnapshot {
         }
     }
 
-    private func fetchAll<Record: CatalogRow>(
+    func fetchAll<Record: CatalogRow>(
         _ sql: String, _ arguments: StatementArguments = []
     ) throws(CatalogError) -> [Record] {
         try perform("read") { database in

@@ -16,11 +16,16 @@ package struct VolumeRecord: Hashable, Sendable {
     package var regionBytes: UInt64
     /// The last time at which the volume is known to have been open; nil if it never was.
     package var heartbeatAt: Date?
+    /// The uuid of the volume from whose points this one was restored, while that had its own here.
+    package var lineageUUID: UUID?
+
+    /// What the points of the volume bear as their volume's uuid.
+    package var pointUUID: UUID { lineageUUID ?? uuid }
 
     package init(
         id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
         createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64,
-        heartbeatAt: Date? = nil
+        heartbeatAt: Date? = nil, lineageUUID: UUID? = nil
     ) {
         self.id = id
         self.uuid = uuid
@@ -30,6 +35,7 @@ package struct VolumeRecord: Hashable, Sendable {
         self.isCleanlyClosed = isCleanlyClosed
         self.regionBytes = regionBytes
         self.heartbeatAt = heartbeatAt
+        self.lineageUUID = lineageUUID
     }
 }
 
@@ -39,6 +45,7 @@ extension VolumeRecord: CatalogRow {
             id: row["id"], uuid: try row.uuid("uuid"), name: row["name"],
             lengthBytes: row["lengthBytes"], createdAt: row.date("createdAt"),
             isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"],
-            heartbeatAt: row.dateIfPresent("heartbeatAt"))
+            heartbeatAt: row.dateIfPresent("heartbeatAt"),
+            lineageUUID: (row["lineageUUID"] as String?).flatMap(UUID.init(uuidString:)))
     }
 }

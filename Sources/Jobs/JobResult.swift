@@ -1,4 +1,5 @@
 package import BlockCore
+package import Repository
 
 /// What came of a job that succeeded.
 package enum JobResult: Sendable {
@@ -40,6 +41,10 @@ package struct RestoreOutcome: Sendable {
     package var isVolume: Bool
     package var lengthBytes: UInt64
     package var writtenBytes: UInt64
+    /// What an interrupted run of the same restore had written, and still was as it should be.
+    package var keptBytes: UInt64
+    /// What could not be restored for certain; empty unless it was asked to salvage.
+    package var lost: [LostRange]
     package var duration: Duration
 }
 

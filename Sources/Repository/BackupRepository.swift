@@ -43,12 +43,25 @@ package protocol BackupRepository: AnyObject, Sendable {
         of id: PointID, _ body: @escaping @Sendable (ContentPiece) throws(BlockError) -> Void
     ) async throws(BlockError)
 
+    /// Opens the content of the point for a restore, which compares it with its digests. With
+    /// `isSalvaging` gaps and damage are reported piece by piece; else they throw.
+    func openReader(_ id: PointID, isSalvaging: Bool) async throws(BlockError) -> PointReader
+
     /// Compares what the point itself stores with its digests, and its files with its manifest.
     /// Damage is in the report; only what keeps the check from being made throws.
     func verify(
         _ id: PointID, subset: VerifySubset,
         progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
     ) async throws(BlockError) -> VerifyReport
+
+    /// Registers that somebody depends on the pin's point; no error if it is there already.
+    func pin(_ pin: PointPin) async throws(BlockError)
+
+    /// Takes the pin with that id away; no error if there is none.
+    func unpin(_ id: String, of point: PointID) async throws(BlockError)
+
+    /// All pins. One that cannot be read throws: it must not be taken for none.
+    func pins() async throws(BlockError) -> [PointPin]
 
     /// Removes what crashed writers left, and nothing else; says what it removed.
     @discardableResult

@@ -9,8 +9,8 @@ package final class DirectoryRepository: BackupRepository {
     package let location: String
     package var details: RepositoryDescription { store.details }
 
-    private let store: DirectoryStore
-    private let pool: IOPool
+    let store: DirectoryStore
+    let pool: IOPool
 
     private init(root: String, details: RepositoryDescription, pool: IOPool) {
         location = root
@@ -188,7 +188,7 @@ package final class DirectoryRepository: BackupRepository {
     }
 
     /// Runs `body` on a thread that may block, after a look whether the repository is there.
-    private func blocking<T: Sendable>(
+    func blocking<T: Sendable>(
         _ body: @escaping @Sendable (DirectoryStore) throws(BlockError) -> T
     ) async throws(BlockError) -> T {
         let store = store

@@ -58,6 +58,10 @@ package final class PointContent {
     /// The length of a cell.
     package let gridBytes: UInt64
 
+    /// The point, counted from the oldest, that recorded the piece which `next` last returned; nil
+    /// if none did.
+    private(set) var level: Int?
+
     private var levels: [Level] = []
     private var position: UInt64 = 0
     /// Levels above `winner` have nothing before `boundary`.
@@ -104,6 +108,7 @@ package final class PointContent {
                 if record.range.offset <= position {
                     winner = index
                     boundary = end
+                    level = index
                     return try piece(
                         to: min(end, record.range.end), digest: record.digest,
                         isCut: levels[index].isCut)
@@ -112,6 +117,7 @@ package final class PointContent {
             }
             index -= 1
         }
+        level = nil
         return try piece(to: end, digest: nil, isCut: false)
     }
 

@@ -11,6 +11,7 @@ import Synchronization
 /// order of a write, `Volume+Bitmaps` what is done to bitmaps, `Freeze` the start of a backup.
 package final class Volume: BlockDevice {
     package let id: Int64
+    /// What its points bear: of a restored volume, that of the volume that was backed up.
     package let uuid: String
     package let name: String
 
@@ -50,7 +51,7 @@ package final class Volume: BlockDevice {
         bitmaps table: BitmapTable, queue: CatalogQueue
     ) {
         id = record.id
-        uuid = record.uuid.uuidString.lowercased()
+        uuid = record.pointUUID.uuidString.lowercased()
         name = record.name
         lengthBytes = record.lengthBytes
         self.chain = chain

@@ -16,7 +16,8 @@ import Foundation
 enum VolumeOpening {
     /// Adds a volume of an opened chain to the catalog.
     static func create(
-        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool, queue: CatalogQueue
+        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool,
+        origin: VolumeOrigin? = nil, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
@@ -26,11 +27,13 @@ enum VolumeOpening {
         }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
-                try transaction.insertVolume(
-                    VolumeRecord(
-                        name: name, lengthBytes: lengthBytes,
-                        regionBytes: ActivityLog.regionBytes(forLength: lengthBytes)),
-                    nodes: nodes)
+                let volume = VolumeRecord(
+                    name: name, lengthBytes: lengthBytes,
+                    regionBytes: ActivityLog.regionBytes(forLength: lengthBytes))
+                guard let origin else {
+                    return try transaction.insertVolume(volume, nodes: nodes)
+                }
+                return try transaction.insertRestoredVolume(volume, nodes: nodes, origin)
             }
         }
         do throws(BlockError) {
@@ -148,6 +151,30 @@ enum VolumeOpening {
             try snapshot.loadChunks(ofBitmap: record.id, into: bits)
         }
         return bits
+    }
+}
+
+extension CatalogTransaction {
+    /// Adds a volume that continues the chain of points of `origin`. It takes over the identity of
+    /// the volume that was backed up if there is no such volume here, and else its points' alone.
+    fileprivate func insertRestoredVolume(
+        _ volume: VolumeRecord, nodes: [NodeRecord], _ origin: VolumeOrigin
+    ) throws(CatalogError) -> VolumeRecord {
+        var volume = volume
+        if let uuid = UUID(uuidString: origin.volumeUUID) {
+            let isTaken = try volumes().contains { $0.uuid == uuid || $0.pointUUID == uuid }
+            if isTaken { volume.lineageUUID = uuid } else { volume.uuid = uuid }
+        }
+        volume = try insertVolume(volume, nodes: nodes)
+        if let lineage = volume.lineageUUID { try setLineage(lineage, ofVolume: volume.id) }
+        if let bitmap = origin.bitmap {
+            _ = try insertBitmap(
+                BitmapRecord(
+                    volumeID: volume.id, name: bitmap.name,
+                    granularityBytes: bitmap.granularityBytes, continues: bitmap.continues))
+        }
+        if let pin = origin.pinID { try givePin(pin, toVolume: volume.id) }
+        return volume
     }
 }
 

@@ -103,11 +103,9 @@ package actor VolumeStore {
         return volume
     }
 
-    /// Where the image of a new volume goes unless the user says otherwise. Throws if the name
-    /// is taken.
+    /// Where the image of a new volume, whose name is held, goes unless the user says otherwise.
     package func newImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
-        try checkIsFree(name)
-        return try ownImagePath(name, format: format)
+        try ownImagePath(name, format: format)
     }
 
     private func ownImagePath(_ name: String, format: ImageFormat) throws(BlockError) -> String {
@@ -158,10 +156,17 @@ package actor VolumeStore {
         return (volume, warning)
     }
 
+    /// Keeps the name of a volume to come from being taken, until `releaseName`.
+    package func holdName(_ name: String) throws(BlockError) { try reserve(name) }
+
+    /// Undoes `holdName`, whether or not the volume came to be.
+    package func releaseName(_ name: String) { reserved.remove(name) }
+
     /// Makes a volume of an image; of an exact length where the image's own may be rounded up.
+    /// A restored volume continues its `origin`.
     package func register(
         _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool,
-        isDirect: Bool = false, reach: ImageReach = .anywhere
+        isDirect: Bool = false, reach: ImageReach = .anywhere, origin: VolumeOrigin? = nil
     ) async throws(BlockError) -> Volume {
         let chain = try await IOPool.guest.run { () throws(BlockError) in
             try ImageOpener.open(
@@ -178,7 +183,7 @@ package actor VolumeStore {
             try await checkIsAlone(name, paths: chain.nodes.map(\.path))
             let volume = try await VolumeOpening.create(
                 name: name, chain: chain, lengthBytes: lengthBytes ?? chain.top.lengthBytes,
-                isOwned: isOwned, queue: queue)
+                isOwned: isOwned, origin: origin, queue: queue)
             open[name] = volume
             failures[name] = nil
             return volume

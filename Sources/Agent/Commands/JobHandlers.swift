@@ -1,6 +1,7 @@
 import BlockCore
 import Control
 import Jobs
+import Repository
 
 extension Agent {
     func registerJobCommands(in table: inout CommandTable) {
@@ -52,10 +53,18 @@ extension Control.JobResult {
                 points: [
                     JobPoint(
                         id: outcome.pointID, storedBytes: outcome.writtenBytes,
+                        keptBytes: outcome.keptBytes > 0 ? outcome.keptBytes : nil,
                         durationSeconds: outcome.duration.seconds)
                 ],
                 target: outcome.isVolume ? nil : outcome.target,
-                volume: outcome.isVolume ? outcome.target : nil)
+                volume: outcome.isVolume ? outcome.target : nil,
+                lost: outcome.lost.isEmpty
+                    ? nil
+                    : outcome.lost.map {
+                        JobLostRange(
+                            offset: $0.range.offset, length: $0.range.lengthBytes,
+                            reason: $0.reason)
+                    })
         case .verify(let outcomes):
             self.init(
                 points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },

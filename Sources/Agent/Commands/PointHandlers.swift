@@ -57,24 +57,34 @@ extension Agent {
         let format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
         let target: RestoreJob.Target
         switch (arguments.target, arguments.asVolume) {
-        case (let path?, nil):
-            target = .file(path: path)
+        case (let text?, nil):
+            target = try RestoreJob.Target(named: text)
         case (nil, let name?):
             target = .volume(name: name, store: volumes)
         default:
             throw ControlError.generic("Give one of the parameters 'target' and 'as-volume'")
         }
+        let isSalvaging = arguments.salvage ?? false
         let point = try await finder.resolve(arguments.point)
+        if let running = try await restores.job(
+            at: target.place, point: point.id.text, isSalvaging: isSalvaging, in: jobs)
+        {
+            return StartedJob(jobID: running)
+        }
         let job = RestoreJob(
             repository: point.repository, pointID: point.id, target: target,
-            format: format ?? .qcow2)
+            format: format ?? .qcow2, isSalvaging: isSalvaging,
+            stateDirectory: configuration.stateDirectory)
         let exportVolume = arguments.asVolume
-        return try await start(.restore, arguments.jobID, arguments.autoDismiss) {
+        let started = try await start(.restore, arguments.jobID, arguments.autoDismiss) {
             (running) async throws(BlockError) in
             let result = try await job.run(running)
             if let exportVolume { try await export(volumes.volume(exportVolume)) }
             return result
         }
+        await restores.add(
+            started.jobID, at: target.place, point: point.id.text, isSalvaging: isSalvaging)
+        return started
     }
 
     private func start(

@@ -77,39 +77,47 @@ package enum PointVerify: ControlCommand {
     }
 }
 
-/// Writes a point to an image.
+/// Writes a point to an image. A restore of the same point to the same place that is under way
+/// already is the answer.
 package enum PointRestore: ControlCommand {
     package typealias Result = StartedJob
 
     package static let name = "point-restore"
-    package static let summary = "restore a point to a file, or as a new volume"
+    package static let summary = "restore a point to a file or an NBD export, or as a new volume"
 
     package struct Arguments: Codable, Sendable {
         package var jobID: String?
         package var point: String
-        /// The file to write; either this or `asVolume`.
+        /// The file to make, or the URI of an NBD export to overwrite; either this or `asVolume`.
         package var target: String?
         /// Absent: qcow2.
         package var format: ImageFormat?
         /// The name of the volume to make.
         package var asVolume: String?
+        /// Serve the volume at once and copy the point behind it; with `asVolume` only.
+        package var instant: Bool?
+        /// Restore what is left of a damaged chain, and list what is lost.
+        package var salvage: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
         package init(
             jobID: String? = nil, point: String, target: String? = nil,
-            format: ImageFormat? = nil, asVolume: String? = nil, autoDismiss: Bool? = nil
+            format: ImageFormat? = nil, asVolume: String? = nil, instant: Bool? = nil,
+            salvage: Bool? = nil, autoDismiss: Bool? = nil
         ) {
             self.jobID = jobID
             self.point = point
             self.target = target
             self.format = format
             self.asVolume = asVolume
+            self.instant = instant
+            self.salvage = salvage
             self.autoDismiss = autoDismiss
         }
 
         private enum CodingKeys: String, CodingKey {
-            case point, target, format
+            case point, target, format, instant, salvage
             case jobID = "job-id"
             case asVolume = "as-volume"
             case autoDismiss = "auto-dismiss"

@@ -9,15 +9,32 @@ package struct JobResult: Codable, Sendable, Equatable {
     package var target: String?
     /// The volume that a restore made.
     package var volume: String?
+    /// What a restore that was asked to salvage could not bring back for certain.
+    package var lost: [JobLostRange]?
 
     package init(
         points: [JobPoint]? = nil, failures: [JobFailure]? = nil, target: String? = nil,
-        volume: String? = nil
+        volume: String? = nil, lost: [JobLostRange]? = nil
     ) {
         self.points = points
         self.failures = failures
         self.target = target
         self.volume = volume
+        self.lost = lost
+    }
+}
+
+/// A part of a volume that a restore could not bring back for certain.
+package struct JobLostRange: Codable, Sendable, Equatable {
+    package var offset: UInt64
+    package var length: UInt64
+    /// What is there instead, and why.
+    package var reason: String
+
+    package init(offset: UInt64, length: UInt64, reason: String) {
+        self.offset = offset
+        self.length = length
+        self.reason = reason
     }
 }
 
@@ -28,6 +45,8 @@ package struct JobPoint: Codable, Sendable, Equatable {
     package var level: String?
     package var reason: String?
     package var storedBytes: UInt64?
+    /// What an interrupted run of the same restore had stored already.
+    package var keptBytes: UInt64?
     /// What the bitmap held at the freeze.
     package var dirtyBytes: UInt64?
     package var durationSeconds: Double?
@@ -35,14 +54,15 @@ package struct JobPoint: Codable, Sendable, Equatable {
 
     package init(
         id: String, volume: String? = nil, level: String? = nil, reason: String? = nil,
-        storedBytes: UInt64? = nil, dirtyBytes: UInt64? = nil, durationSeconds: Double? = nil,
-        freezeDurationSeconds: Double? = nil
+        storedBytes: UInt64? = nil, keptBytes: UInt64? = nil, dirtyBytes: UInt64? = nil,
+        durationSeconds: Double? = nil, freezeDurationSeconds: Double? = nil
     ) {
         self.id = id
         self.volume = volume
         self.level = level
         self.reason = reason
         self.storedBytes = storedBytes
+        self.keptBytes = keptBytes
         self.dirtyBytes = dirtyBytes
         self.durationSeconds = durationSeconds
         self.freezeDurationSeconds = freezeDurationSeconds
@@ -51,6 +71,7 @@ package struct JobPoint: Codable, Sendable, Equatable {
     private enum CodingKeys: String, CodingKey {
         case id, volume, level, reason
         case storedBytes = "stored-bytes"
+        case keptBytes = "kept-bytes"
         case dirtyBytes = "dirty-bytes"
         case durationSeconds = "duration-seconds"
         case freezeDurationSeconds = "freeze-duration-seconds"

@@ -16,6 +16,9 @@ struct JobReport {
     /// What did not work, one line each.
     var failures: [String] {
         (result?.failures ?? []).map { "\($0.subject): \($0.error)" }
+            + (result?.lost ?? []).map {
+                "lost \($0.length) bytes at \($0.offset): \($0.reason)"
+            }
     }
 
     /// The code that the job's command ends with.
@@ -39,6 +42,7 @@ struct JobReport {
             parts.append(point.reason.map { "\(level) (\($0))" } ?? level)
         }
         if let bytes = point.storedBytes { parts.append("\(ByteSize.text(bytes)) stored") }
+        if let bytes = point.keptBytes { parts.append("\(ByteSize.text(bytes)) were there already") }
         if let bytes = point.dirtyBytes { parts.append("\(ByteSize.text(bytes)) dirty") }
         if let seconds = point.durationSeconds { parts.append(TimeText.measured(seconds)) }
         if let seconds = point.freezeDurationSeconds {

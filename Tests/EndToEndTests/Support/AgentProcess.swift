@@ -3,7 +3,8 @@ import TestSupport
 
 /// An agent of this build, running on a state directory, and the command line to talk to it.
 final class AgentProcess {
-    private static let executable: String = {
+    /// The program that is tested.
+    static let executable: String = {
         // The test runner lies beside the executable that is tested.
         let runner = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         return runner.deletingLastPathComponent().appendingPathComponent("tidemark").path
@@ -63,7 +64,10 @@ final class AgentProcess {
     }
 
     /// Starts a command and does not wait for it.
-    func begin(_ arguments: String...) throws -> Process {
+    func begin(_ arguments: String...) throws -> Process { try begin(arguments) }
+
+    /// The same for arguments in a list.
+    func begin(_ arguments: [String]) throws -> Process {
         let command = Process()
         command.executableURL = URL(fileURLWithPath: Self.executable)
         command.arguments = ["--state", state] + arguments
