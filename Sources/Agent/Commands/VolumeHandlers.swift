@@ -81,7 +81,9 @@ extension Agent {
                 "Volume '\(name)' is being backed up: wait for the job or cancel it")
         }
         for export in await exports.exports(ofVolume: name) { await removeExport(export.id) }
+        await overlays.endStream(of: name)
         try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false)
+        await overlays.releaseUnused()
     }
 
     private func volumeInfos() async throws -> [VolumeInfo] {
