@@ -68,6 +68,7 @@ package final class CatalogQueue: Sendable {
     }
 
     private func commit(_ batch: [Announcement]) -> BlockError? {
+        if Mutant.trustAnnouncementBeforeCommit.isActive { apply(batch) }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for announcement in batch {
@@ -78,8 +79,12 @@ package final class CatalogQueue: Sendable {
         } catch {
             return BlockError(catalog: error, "announce a region")
         }
-        for announcement in batch { announcement.log.didCommit(announcement.regions) }
+        apply(batch)
         return nil
+    }
+
+    private func apply(_ batch: [Announcement]) {
+        for announcement in batch { announcement.log.didCommit(announcement.regions) }
     }
 }
 

@@ -86,6 +86,7 @@ package enum Freeze {
     private static func hold(
         _ volumes: [Volume], until deadline: ContinuousClock.Instant
     ) async throws(BlockError) -> [(Volume, RangeLock.Hold)] {
+        if Mutant.freezeWithoutDrain.isActive { return [] }
         var holds: [(Volume, RangeLock.Hold)] = []
         for volume in volumes.sorted(by: { $0.id < $1.id }) {
             let rest = deadline - ContinuousClock.now
@@ -116,7 +117,8 @@ package enum Freeze {
                     granularityBytes: request.granularityBytes))
         }
         // From here on only the commit can fail, and then the chunks are given back.
-        let taken = tables.flatMap { $0.takeDirtyChunks() }
+        let taken =
+            Mutant.freezeWithoutChunks.isActive ? [] : tables.flatMap { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for chunks in taken {

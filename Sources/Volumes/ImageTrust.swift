@@ -30,6 +30,7 @@ enum ImageTrust {
     static func doubt(
         _ volume: VolumeRecord, recorded: [NodeRecord], found: [ImageNode]
     ) -> String? {
+        if Mutant.trustChangedImage.isActive { return nil }
         guard recorded.count == found.count,
             zip(recorded, found).allSatisfy({
                 $0.path == $1.path && $0.format == $1.format.rawValue

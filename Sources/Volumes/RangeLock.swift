@@ -22,6 +22,13 @@ final class RangeLock: Sendable {
     private struct Entry {
         let ticket: UInt64
         let range: ByteRange
+
+        func excludes(_ other: ByteRange) -> Bool {
+            if Mutant.ignoreOverlap.isActive, range.lengthBytes == other.lengthBytes {
+                return false
+            }
+            return range.overlaps(other)
+        }
     }
 
     private struct Waiter {
@@ -40,8 +47,8 @@ final class RangeLock: Sendable {
         }
 
         func isFree(_ range: ByteRange, before waiterIndex: Int) -> Bool {
-            for entry in held where entry.range.overlaps(range) { return false }
-            for index in 0..<waiterIndex where waiting[index].entry.range.overlaps(range) {
+            for entry in held where entry.excludes(range) { return false }
+            for index in 0..<waiterIndex where waiting[index].entry.excludes(range) {
                 return false
             }
             return true

@@ -110,7 +110,9 @@ extension Volume {
     /// Starts or stops recording. A bitmap that stopped continues no point from then on.
     package func setBitmap(_ bitmapName: String, recording: Bool) async throws(BlockError) {
         let verb = recording ? "enable" : "disable"
-        try await changeBitmaps("\(verb) bitmap '\(bitmapName)'") { [name] (table, transaction) in
+        try await changeBitmaps(
+            "\(verb) bitmap '\(bitmapName)'", mutant: .disableWithoutChunks
+        ) { [name] (table, transaction) in
             var entry = try table.idle(bitmapName, of: name)
             if entry.record.isRecording && !recording { entry.record.continues = nil }
             entry.record.isRecording = recording
@@ -133,7 +135,9 @@ extension Volume {
             var entry = try table.idle(target, of: name)
             let merged = entry.bits.copy()
             for bits in merging { try merged.merge(from: bits) }
-            try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+            if !Mutant.mergeWithoutChunks.isActive {
+                try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+            }
             entry.bits = merged
             table[target] = entry
         }
@@ -212,14 +216,14 @@ extension Volume {
 
     /// Changes the table and the catalog together: either both or neither.
     private func changeBitmaps(
-        _ operation: String,
+        _ operation: String, mutant: Mutant? = nil,
         _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> Void
     ) async throws(BlockError) {
         try await atQuietInstant { [self] (catalog) throws(BlockError) in
             var table = bitmaps.withLock { $0 }
             var refusal: BlockError?
             do throws(BlockError) {
-                try persistAll(in: catalog) { (transaction) throws(CatalogError) in
+                try persistAll(in: catalog, mutant) { (transaction) throws(CatalogError) in
                     do {
                         try body(&table, transaction)
                     } catch let error as CatalogError {

@@ -29,11 +29,12 @@ extension Volume {
         defer { locks.release(hold) }
         guard log.isAnnounced(range) else { return false }
         for point in duties.points where !point.allowsWrite(range) { return false }
+        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
             isDone = try top.tryWrite(at: offset, from: source)
         } catch {
-            mark(range)
+            if !Mutant.forgetFailedWrite.isActive { mark(range) }
             throw error
         }
         if isDone { mark(range) }
@@ -76,14 +77,22 @@ extension Volume {
         guard !range.isEmpty else { return }
         let hold = try await holdAnnounced(range)
         defer { locks.release(hold) }
-        for point in duties.points { await point.keep(range) }
+        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
+        if !Mutant.keepAfterWrite.isActive { await keep(range) }
         do throws(BlockError) {
             try await body(top)
         } catch {
-            mark(range)
+            if !Mutant.forgetFailedWrite.isActive { mark(range) }
             throw error
         }
+        if Mutant.keepAfterWrite.isActive { await keep(range) }
         mark(range)
+    }
+
+    /// Step 3.
+    private func keep(_ range: ByteRange) async {
+        if Mutant.writeWithoutKeeping.isActive { return }
+        for point in duties.points { await point.keep(range) }
     }
 
     /// Steps 1 and 2: returns with the range held and in the log.
@@ -97,6 +106,10 @@ extension Volume {
     }
 
     private func mark(_ range: ByteRange) {
+        if !Mutant.markBeforeWriteOnly.isActive { setBits(range) }
+    }
+
+    private func setBits(_ range: ByteRange) {
         for bitmap in duties.recording { bitmap.mark(range) }
     }
 

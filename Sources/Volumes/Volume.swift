@@ -84,6 +84,7 @@ package final class Volume: BlockDevice {
     }
 
     package func flush() async throws(BlockError) {
+        if Mutant.flushNothing.isActive { return }
         try await top.flush()
     }
 
@@ -154,10 +155,10 @@ package final class Volume: BlockDevice {
     ///
     /// With no write in flight the chunks say all that the regions said, so the regions may go.
     func persistAll(
-        in catalog: Catalog,
+        in catalog: Catalog, _ mutant: Mutant? = nil,
         _ change: (CatalogTransaction) throws(CatalogError) -> Void
     ) throws(BlockError) {
-        let changed = bitmaps.withLock { $0.takeDirtyChunks() }
+        let changed = mutant?.isActive == true ? [] : bitmaps.withLock { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for taken in changed {

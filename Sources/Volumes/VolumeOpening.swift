@@ -81,7 +81,7 @@ enum VolumeOpening {
             let regions = try catalog.reading { (catalog) throws(CatalogError) in
                 try catalog.announcedRegions(ofVolume: record.id)
             }
-            for region in regions {
+            for region in regions where !Mutant.forgetLogAfterCrash.isActive {
                 let range = volume.log.range(ofRegion: region)
                 for bitmap in table.recording { bitmap.mark(range) }
             }
