@@ -29,6 +29,7 @@ package enum AgentMain {
     package static func run(configuration: AgentConfiguration) async throws {
         var log = Logger(label: "tidemark") { StreamLogHandler.standardError(label: $0) }
         log.logLevel = configuration.logLevel
+        OpenFileLimit.raise()
         try HostDirectory.create(configuration.stateDirectory)
         let lock = try StateDirectoryLock(directory: configuration.stateDirectory)
         defer { withExtendedLifetime(lock) {} }
@@ -84,12 +85,16 @@ package enum AgentMain {
         return agent
     }
 
-    /// Records from time to time that the volumes are open, until the task is cancelled.
+    /// Records from time to time that the volumes are open, and tidies their activity logs, until
+    /// the task is cancelled.
     private static func beat(_ agent: Agent) async {
         while true {
             do { try await Task.sleep(for: VolumeStore.heartbeatInterval) } catch { return }
             do throws(BlockError) { try await agent.volumes.beat() } catch {
                 agent.log.warning("the heartbeat was not recorded: \(error)")
+            }
+            do throws(BlockError) { try await agent.volumes.retireCold() } catch {
+                agent.log.warning("cold regions stay in the activity log: \(error)")
             }
         }
     }

@@ -24,6 +24,12 @@ enum CatalogMigrations {
                 sql: "ALTER TABLE node ADD COLUMN isDirect INTEGER NOT NULL"
                     + " DEFAULT 0 CHECK (isDirect IN (0, 1))")
         }
+        migrator.registerMigration("4") { database in
+            try database.execute(
+                sql: "ALTER TABLE volume ADD COLUMN durability TEXT NOT NULL"
+                    + " DEFAULT 'power' CHECK (durability IN ('power', 'process'))")
+            try database.execute(sql: "ALTER TABLE volume ADD COLUMN bootID TEXT")
+        }
         return migrator
     }
 

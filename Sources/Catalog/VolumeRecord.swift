@@ -16,11 +16,15 @@ package struct VolumeRecord: Hashable, Sendable {
     package var regionBytes: UInt64
     /// The last time at which the volume is known to have been open; nil if it never was.
     package var heartbeatAt: Date?
+    /// What the announcement of a region has to survive.
+    package var durability: Durability
+    /// In which time between two starts of the host it was last opened; nil if it never was.
+    package var bootID: String?
 
     package init(
         id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
         createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64,
-        heartbeatAt: Date? = nil
+        heartbeatAt: Date? = nil, durability: Durability = .power, bootID: String? = nil
     ) {
         self.id = id
         self.uuid = uuid
@@ -30,6 +34,8 @@ package struct VolumeRecord: Hashable, Sendable {
         self.isCleanlyClosed = isCleanlyClosed
         self.regionBytes = regionBytes
         self.heartbeatAt = heartbeatAt
+        self.durability = durability
+        self.bootID = bootID
     }
 }
 
@@ -39,6 +45,9 @@ extension VolumeRecord: CatalogRow {
             id: row["id"], uuid: try row.uuid("uuid"), name: row["name"],
             lengthBytes: row["lengthBytes"], createdAt: row.date("createdAt"),
             isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"],
-            heartbeatAt: row.dateIfPresent("heartbeatAt"))
+            heartbeatAt: row.dateIfPresent("heartbeatAt"),
+            // The column is checked to hold one of the two.
+            durability: Durability(rawValue: row["durability"]) ?? .process,
+            bootID: row["bootID"])
     }
 }

@@ -65,6 +65,7 @@ package enum Freeze {
         guard let queue = requests.first?.volume.queue else {
             throw BlockError(.invalid, "freeze", on: "no volume")
         }
+        for request in requests { try await request.volume.persistAhead() }
         let started = ContinuousClock.now
         let holds = try await hold(requests.map(\.volume), until: started + deadline)
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
@@ -90,7 +91,7 @@ package enum Freeze {
         var holds: [(Volume, RangeLock.Hold)] = []
         for volume in volumes.sorted(by: { $0.id < $1.id }) {
             let rest = deadline - ContinuousClock.now
-            guard let hold = await volume.locks.acquire(volume.wholeRange, within: rest) else {
+            guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
                 for (held, hold) in holds { held.locks.release(hold) }
                 throw BlockError(
                     .busy, "freeze", on: volume.name,
@@ -131,7 +132,7 @@ package enum Freeze {
                 }
             }
         } catch {
-            for chunks in taken { chunks.bits.restoreUnpersisted(chunks.chunks.map(\.index)) }
+            for chunks in taken { chunks.giveBack() }
             for request in requests { request.volume.log.didClear() }
             throw BlockError(catalog: error, "freeze the bitmaps")
         }

@@ -97,6 +97,12 @@ final class RangeLock: Sendable {
         return isGranted ? hold : nil
     }
 
+    /// Whether somebody holds a part of `range` at this moment; who only waits for it does not
+    /// count.
+    func isHeld(_ range: ByteRange) -> Bool {
+        state.withLock { state in state.held.contains { $0.range.overlaps(range) } }
+    }
+
     /// Gives the range back and lets those through that waited for it.
     func release(_ hold: Hold) {
         let granted = state.withLock { state in

@@ -14,8 +14,8 @@ package import BlockCore
 // copied the old data, and nobody would mark the new. Marking also after a failure: a failed
 // write may have changed some of its bytes.
 //
-// The log may be emptied between 1 and 2 (at a quiet instant), so it is looked at again once the
-// range is held; while it is held nobody can empty it.
+// A region may leave the log between 1 and 2, so the log is asked only while the range is held, and
+// what it lacks is announced with the range given back. While a range is held its regions stay.
 //
 // The attempt that never waits does the same steps, and refuses at the first that would wait.
 
@@ -98,10 +98,12 @@ extension Volume {
     /// Steps 1 and 2: returns with the range held and in the log.
     private func holdAnnounced(_ range: ByteRange) async throws(BlockError) -> RangeLock.Hold {
         while true {
-            try await log.announce(range)
             let hold = await locks.acquire(range)
+            let log = log
             if log.isAnnounced(range) { return hold }
             locks.release(hold)
+            try await log.announce(range)
+            Retirement.retireExcess(of: self, log)
         }
     }
 

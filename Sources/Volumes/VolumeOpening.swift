@@ -6,17 +6,19 @@ import Foundation
 // How a volume comes to life.
 //
 // After an unclean stop the catalog still holds regions of the activity log: each was announced
-// before it was written. They are marked dirty in every bitmap that was recording, the marks are
-// committed, and the regions leave the log in the same transaction: at no instant does the
-// durable state cover less. A clean stop leaves an empty log, and nothing is marked.
+// before it was written. They are marked dirty in every bitmap that was recording, in memory, and
+// stay in the log, as they were before the stop: at no instant does the durable state cover less.
+// Cold as they are, `Retirement` takes them out little by little. So a start commits the same few
+// rows whatever the size of its volumes. A clean stop leaves an empty log, and nothing is marked.
 //
 // Before that the images are compared with what is recorded of them (`ImageTrust`). If something
-// else may have written them, the bitmaps become inconsistent first, in a commit of its own.
+// else may have written them, the bitmaps become inconsistent, in the same transaction.
 
 enum VolumeOpening {
     /// Adds a volume of an opened chain to the catalog.
     static func create(
-        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool, queue: CatalogQueue
+        name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool,
+        durability: Durability, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
@@ -29,12 +31,14 @@ enum VolumeOpening {
                 try transaction.insertVolume(
                     VolumeRecord(
                         name: name, lengthBytes: lengthBytes,
-                        regionBytes: ActivityLog.regionBytes(forLength: lengthBytes)),
+                        regionBytes: ActivityLog.regionBytes(forLength: lengthBytes),
+                        durability: durability),
                     nodes: nodes)
             }
         }
         do throws(BlockError) {
-            return try await start(record, nodes, chain, queue: queue)
+            let opened = OpenedChain(record: record, nodes: nodes, chain: chain)
+            return try await start([opened], queue: queue)[0].get()
         } catch {
             try await queue.run { (catalog) throws(BlockError) in
                 try catalog.writing { (transaction) throws(CatalogError) in
@@ -45,53 +49,86 @@ enum VolumeOpening {
         }
     }
 
-    /// Opens a volume of the catalog.
-    static func open(
-        _ record: VolumeRecord, _ nodes: [NodeRecord], queue: CatalogQueue
-    ) async throws(BlockError) -> Volume {
-        let chain = try await openChain(of: record, nodes)
-        do throws(BlockError) {
-            return try await start(record, nodes, chain, queue: queue)
-        } catch {
-            chain.unlock()
-            throw error
+    /// The images of a volume, open and locked.
+    struct OpenedChain: Sendable {
+        let record: VolumeRecord
+        let nodes: [NodeRecord]
+        let chain: ImageChain
+    }
+
+    /// Opens the images of a volume of the catalog.
+    static func openChain(
+        of record: VolumeRecord, _ nodes: [NodeRecord]
+    ) async throws(BlockError) -> OpenedChain {
+        guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "the catalog names no top node of a known format")
+        }
+        let chain = try await IOPool.guest.run { () throws(BlockError) in
+            try ImageOpener.open(
+                path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
+                pool: .guest)
+        }
+        return OpenedChain(record: record, nodes: nodes, chain: chain)
+    }
+
+    /// Brings the bitmaps of volumes whose images are open in order, all in one transaction. One
+    /// for which that fails stops no other.
+    static func start(
+        _ opened: [OpenedChain], queue: CatalogQueue
+    ) async throws(BlockError) -> [Result<Volume, BlockError>] {
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                opened.map { opened in
+                    do throws(BlockError) {
+                        return .success(try start(opened, in: transaction, queue))
+                    } catch {
+                        return .failure(error)
+                    }
+                }
+            }
         }
     }
 
-    /// Brings the bitmaps of a volume whose images are open in order.
     private static func start(
-        _ record: VolumeRecord, _ nodes: [NodeRecord], _ chain: ImageChain, queue: CatalogQueue
-    ) async throws(BlockError) -> Volume {
+        _ opened: OpenedChain, in transaction: CatalogTransaction, _ queue: CatalogQueue
+    ) throws(BlockError) -> Volume {
+        let (record, chain) = (opened.record, opened.chain)
         guard chain.top.lengthBytes >= record.lengthBytes else {
             throw BlockError(
                 .corrupt, "open the volume", on: record.name,
                 detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
                     + "\(record.lengthBytes) are recorded: it was cut by something else")
         }
-        let doubt = ImageTrust.doubt(record, recorded: nodes, found: chain.nodes)
-        return try await queue.run { (catalog) throws(BlockError) in
-            if let doubt {
-                try catalog.writing { (transaction) throws(CatalogError) in
-                    try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt)
-                }
-            }
-            let table = try loadBitmaps(of: record, from: catalog)
+        let doubt = ImageTrust.doubt(record, recorded: opened.nodes, found: chain.nodes)
+        do throws(CatalogError) {
+            if let doubt { try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt) }
+            let table = try loadBitmaps(of: record, from: transaction)
             let volume = Volume(
                 record: record, chain: chain, doubt: doubt, bitmaps: table, queue: queue)
-            let regions = try catalog.reading { (catalog) throws(CatalogError) in
-                try catalog.announcedRegions(ofVolume: record.id)
-            }
-            for region in regions where !Mutant.forgetLogAfterCrash.isActive {
-                let range = volume.log.range(ofRegion: region)
-                for bitmap in table.recording { bitmap.mark(range) }
-            }
-            try volume.persistAll(in: catalog) { (transaction) throws(CatalogError) in
-                try transaction.setCleanlyClosed(false, volume: record.id)
-                try transaction.beat([record.id], at: Date())
-                try transaction.setNodes(updated(nodes, by: chain), ofVolume: record.id)
-            }
+            try resumeLog(of: volume, table.recording, in: transaction)
+            try transaction.setOpened(volume: record.id, bootID: HostBoot.currentID)
+            try transaction.beat([record.id], at: Date())
+            try transaction.setNodes(updated(opened.nodes, by: chain), ofVolume: record.id)
             return volume
+        } catch {
+            throw BlockError(catalog: error, "open the volume \(record.name)")
         }
+    }
+
+    /// Marks what may have been written before an unclean stop, and keeps it in the log.
+    private static func resumeLog(
+        of volume: Volume, _ recording: [DirtyBitmap], in transaction: CatalogTransaction
+    ) throws(CatalogError) {
+        let regions = try transaction.announcedRegions(ofVolume: volume.id)
+        guard !recording.isEmpty else { return try transaction.clearRegions(ofVolume: volume.id) }
+        let beyond = regions.filter { volume.log.range(ofRegion: $0).isEmpty }
+        try transaction.removeRegions(beyond, ofVolume: volume.id)
+        for region in regions where !Mutant.forgetLogAfterCrash.isActive {
+            for bitmap in recording { bitmap.mark(volume.log.range(ofRegion: region)) }
+        }
+        volume.log.didCommit(regions.filter { !beyond.contains($0) }.map(Int.init))
     }
 
     /// The rows of the chain as it was found.
@@ -105,27 +142,10 @@ enum VolumeOpening {
         }
     }
 
-    private static func openChain(
-        of record: VolumeRecord, _ nodes: [NodeRecord]
-    ) async throws(BlockError) -> ImageChain {
-        guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
-            throw BlockError(
-                .corrupt, "open the volume", on: record.name,
-                detail: "the catalog names no top node of a known format")
-        }
-        return try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.open(
-                path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
-                pool: .guest)
-        }
-    }
-
     private static func loadBitmaps(
-        of volume: VolumeRecord, from catalog: Catalog
-    ) throws(BlockError) -> BitmapTable {
-        let records = try catalog.reading { (catalog) throws(CatalogError) in
-            try catalog.bitmaps(ofVolume: volume.id)
-        }
+        of volume: VolumeRecord, from catalog: CatalogSnapshot
+    ) throws(CatalogError) -> BitmapTable {
+        let records = try catalog.bitmaps(ofVolume: volume.id)
         var table = BitmapTable()
         for record in records where record.successorOf == nil {
             var entry = BitmapEntry(
@@ -140,13 +160,16 @@ enum VolumeOpening {
     }
 
     private static func load(
-        _ record: BitmapRecord, of volume: VolumeRecord, from catalog: Catalog
-    ) throws(BlockError) -> DirtyBitmap {
-        let bits = try DirtyBitmap(
-            lengthBytes: volume.lengthBytes, granularityBytes: record.granularityBytes)
-        try catalog.reading { (snapshot) throws(CatalogError) in
-            try snapshot.loadChunks(ofBitmap: record.id, into: bits)
+        _ record: BitmapRecord, of volume: VolumeRecord, from catalog: CatalogSnapshot
+    ) throws(CatalogError) -> DirtyBitmap {
+        let bits: DirtyBitmap
+        do throws(BlockError) {
+            bits = try DirtyBitmap(
+                lengthBytes: volume.lengthBytes, granularityBytes: record.granularityBytes)
+        } catch {
+            throw CatalogError(error, "load bitmap \(record.id) of volume \(volume.name)")
         }
+        try catalog.loadChunks(ofBitmap: record.id, into: bits)
         return bits
     }
 }

@@ -87,7 +87,7 @@ import Testing
         let directory = try TemporaryDirectory()
         try Catalog(directory: directory.path).close()
         let migrations = "SELECT identifier FROM grdb_migrations"
-        #expect(try runSQL(migrations, on: directory.catalogPath) == ["1", "2"])
+        #expect(try runSQL(migrations, on: directory.catalogPath) == ["1", "2", "4"])
         _ = try runSQL("INSERT INTO grdb_migrations VALUES ('999')", on: directory.catalogPath)
         let error = catalogError { _ = try Catalog(directory: directory.path) }
         #expect(error?.kind == .other)

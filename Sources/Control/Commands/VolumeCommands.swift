@@ -19,10 +19,13 @@ package enum VolumeCreate: ControlCommand {
         package var backingFormat: ImageFormat?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
+        /// What the bitmaps have to survive. Absent: power.
+        package var durability: VolumeDurability?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
-            backing: String? = nil, backingFormat: ImageFormat? = nil, direct: Bool? = nil
+            backing: String? = nil, backingFormat: ImageFormat? = nil, direct: Bool? = nil,
+            durability: VolumeDurability? = nil
         ) {
             self.name = name
             self.size = size
@@ -31,10 +34,11 @@ package enum VolumeCreate: ControlCommand {
             self.backing = backing
             self.backingFormat = backingFormat
             self.direct = direct
+            self.durability = durability
         }
 
         private enum CodingKeys: String, CodingKey {
-            case name, size, format, path, backing, direct
+            case name, size, format, path, backing, direct, durability
             case backingFormat = "backing-format"
         }
     }
@@ -52,14 +56,18 @@ package enum VolumeImport: ControlCommand {
         package var format: ImageFormat?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
+        /// What the bitmaps have to survive. Absent: power.
+        package var durability: VolumeDurability?
 
         package init(
-            name: String, file: String, format: ImageFormat? = nil, direct: Bool? = nil
+            name: String, file: String, format: ImageFormat? = nil, direct: Bool? = nil,
+            durability: VolumeDurability? = nil
         ) {
             self.name = name
             self.file = file
             self.format = format
             self.direct = direct
+            self.durability = durability
         }
     }
 
@@ -68,6 +76,34 @@ package enum VolumeImport: ControlCommand {
         package var warning: String?
 
         package init(warning: String? = nil) { self.warning = warning }
+    }
+}
+
+/// Changes the length of a volume; QEMU's command, but for `shrink`.
+package enum BlockResize: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "block_resize"
+    package static let summary = "change the length of a volume"
+
+    package struct Arguments: Codable, Sendable {
+        /// The volume.
+        package var nodeName: String
+        /// Bytes.
+        package var size: UInt64
+        /// Whether what lies behind the new end may be lost. Absent: false.
+        package var shrink: Bool?
+
+        package init(nodeName: String, size: UInt64, shrink: Bool? = nil) {
+            self.nodeName = nodeName
+            self.size = size
+            self.shrink = shrink
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case size, shrink
+            case nodeName = "node-name"
+        }
     }
 }
 
@@ -113,4 +149,12 @@ package enum VolumeRemove: ControlCommand {
 package enum ImageFormat: String, Codable, Sendable, CaseIterable {
     case qcow2
     case raw
+}
+
+/// What the bitmaps of a volume survive without a doubt.
+package enum VolumeDurability: String, Codable, Sendable, CaseIterable {
+    /// A power loss.
+    case power
+    /// The end of the agent in any way. After the host went down they are not trusted.
+    case process
 }
