@@ -2,7 +2,8 @@
 //
 // *Now*: `tryRead`, `tryWrite` and their like are synchronous and never wait. They either do the
 // whole request (the page cache has it, the mapping is known, the region is announced) and return
-// true, or return false without any side effect. The thread of a guest's connection calls them.
+// true, or return false without any side effect. The thread of a guest's connection calls them. A
+// read may also tell that the medium has been asked: of such reads one thread can wait for many.
 //
 // *Later*: the asynchronous operations do whatever it takes: a cold page, an allocation, a flush,
 // a network. What a first attempt refused goes here, and jobs use nothing else, in pieces of
@@ -36,7 +37,7 @@ package protocol BlockDevice: AnyObject, Sendable {
 
     /// Fills `destination` from `offset`, if that needs no waiting.
     func tryRead(at offset: UInt64, into destination: UnsafeMutableRawBufferPointer)
-        throws(BlockError) -> Bool
+        throws(BlockError) -> ReadAttempt
 
     /// Writes `source` at `offset`, if that needs no waiting.
     func tryWrite(at offset: UInt64, from source: UnsafeRawBufferPointer)

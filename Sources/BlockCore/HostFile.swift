@@ -143,16 +143,17 @@ package final class HostFile: StorageFile {
         }
     }
 
-    /// Fills `destination` from `offset` if the page cache holds all of it. After anything but
-    /// `done`, its content is undefined.
+    /// Fills `destination` from `offset` as far as the page cache holds it without a gap. What it
+    /// does not hold, the kernel has begun to read.
     package func readNow(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {
         let got = clinux_pread_nowait(
             descriptor, destination.baseAddress, destination.count, Int64(offset))
         if got == destination.count { return .done }
-        if got >= 0 || errno == EAGAIN || errno == EINTR { return .wouldBlock }
-        if errno == EOPNOTSUPP || errno == ENOSYS { return .unsupported }
+        if got >= 0 { return .begun(doneBytes: got) }
+        if errno == EAGAIN || errno == EINTR { return .begun(doneBytes: 0) }
+        if errno == EOPNOTSUPP || errno == ENOSYS { return .refused }
         throw failure("read", offset, destination.count)
     }
 

@@ -3,15 +3,6 @@
 // `HostFile` is the one implementation of the product. Tests put others in its place: memory, and a
 // recorder that fails what it is told to and from whose record any crash can be replayed.
 
-/// What an attempt to read without waiting came to.
-package enum ReadAttempt: Sendable {
-    case done
-    /// Some of it is not in memory, or lies beyond the end of the file.
-    case wouldBlock
-    /// The file does not know how to try.
-    case unsupported
-}
-
 /// Bytes with an end that moves, in which an image format keeps an image. All of it may block but
 /// for `readNow`; any thread may call it, and overlapping requests are the caller's to order.
 package protocol StorageFile: AnyObject, Sendable {
@@ -26,8 +17,8 @@ package protocol StorageFile: AnyObject, Sendable {
     func read(at offset: UInt64, into destination: UnsafeMutableRawBufferPointer)
         throws(BlockError)
 
-    /// Fills `destination` from `offset` if that needs no waiting. After anything but `done`, its
-    /// content is undefined.
+    /// Fills `destination` from `offset` if that needs no waiting; refused by a file that does not
+    /// know how to try.
     func readNow(at offset: UInt64, into destination: UnsafeMutableRawBufferPointer)
         throws(BlockError) -> ReadAttempt
 

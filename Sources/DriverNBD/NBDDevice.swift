@@ -97,10 +97,10 @@ package final class NBDDevice: BlockDevice {
 
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
-        return destination.isEmpty
+        return destination.isEmpty ? .done : .refused
     }
 
     package func tryWrite(

@@ -89,18 +89,14 @@ package final class RawDevice: BlockDevice {
 
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
-        if destination.isEmpty { return true }
-        guard canReadNow.load(ordering: .relaxed) else { return false }
-        switch try file.readNow(at: offset, into: destination) {
-        case .done: return true
-        case .wouldBlock: return false
-        case .unsupported:
-            canReadNow.store(false, ordering: .relaxed)
-            return false
-        }
+        if destination.isEmpty { return .done }
+        guard canReadNow.load(ordering: .relaxed) else { return .refused }
+        let attempt = try file.readNow(at: offset, into: destination)
+        if attempt == .refused { canReadNow.store(false, ordering: .relaxed) }
+        return attempt
     }
 
     package func tryWrite(

@@ -9,7 +9,8 @@ import BlockCore
 struct NBDLaterRequest: Sendable {
     /// What is left to do.
     enum Work: Sendable {
-        case read(BufferSlice)
+        /// The first `doneBytes` are there.
+        case read(BufferSlice, doneBytes: Int)
         case write(BufferSlice)
         /// The data is written; only the flush that was asked with it is missing.
         case flush
@@ -25,7 +26,7 @@ struct NBDLaterRequest: Sendable {
     /// What the request holds of the connection's credits.
     var creditBytes: Int {
         switch work {
-        case .read(let slice), .write(let slice): slice.buffer.capacityBytes
+        case .read(let slice, _), .write(let slice): slice.buffer.capacityBytes
         case .cache: Int(min(request.lengthBytes, NBDSession.cachePieceBytes))
         case .blockStatus(let query): query.replyBytesMax
         case .flush, .writeZeroes, .discard: 0
@@ -43,11 +44,12 @@ extension NBDSession {
     /// reply. Its credits must have been taken.
     func start(_ later: NBDLaterRequest) {
         Task(executorPreference: IOPool.guest) { [self] in
-            channel.post(await reply(to: later))
+            channel.post([await reply(to: later)])
         }
     }
 
-    private func reply(to later: NBDLaterRequest) async -> NBDReply {
+    /// Carries `later` out and returns what to answer.
+    func reply(to later: NBDLaterRequest) async -> NBDReply {
         let request = later.request
         let credit = later.creditBytes
         do throws(NBDFailure) {
@@ -55,13 +57,13 @@ extension NBDSession {
             case .blockStatus(let query):
                 let contexts = try await status(of: request, query)
                 return NBDReply(codec.blockStatus(contexts, request), creditBytes: credit)
-            case .read(let slice):
+            case .read(let slice, let doneBytes):
                 try await translated { () throws(BlockError) in
-                    try await device.read(at: request.offset, into: slice)
+                    try await device.read(
+                        at: request.offset + UInt64(doneBytes),
+                        into: slice.slice(doneBytes, slice.count - doneBytes))
                 }
-                return NBDReply(
-                    headBytes: codec.readHeadBytes, payload: slice, creditBytes: credit
-                ) { codec.putReadHead(request, at: $0) }
+                return readReply(request, slice)
             case .write, .flush, .writeZeroes, .discard, .cache:
                 try await perform(later)
                 return NBDReply(headBytes: codec.successBytes, creditBytes: credit) {
@@ -71,6 +73,33 @@ extension NBDSession {
         } catch {
             return NBDReply(codec.failure(error, request), creditBytes: credit)
         }
+    }
+
+    /// What to answer to a read that the now face has begun, if that is there by now; else `read`
+    /// is told how much of it is.
+    func replyNow(to read: inout NBDLaterRequest) -> NBDReply? {
+        guard case .read(let slice, let doneBytes) = read.work else { return nil }
+        let rest = slice.slice(doneBytes, slice.count - doneBytes)
+        do throws(BlockError) {
+            switch try device.tryRead(
+                at: read.request.offset + UInt64(doneBytes), into: rest.bytes)
+            {
+            case .done: return readReply(read.request, slice)
+            case .begun(let more): read.work = .read(slice, doneBytes: doneBytes + more)
+            case .refused: break
+            }
+            return nil
+        } catch {
+            return NBDReply(
+                codec.failure(NBDFailure(error), read.request), creditBytes: read.creditBytes)
+        }
+    }
+
+    private func readReply(_ request: NBDRequest, _ slice: BufferSlice) -> NBDReply {
+        NBDReply(
+            headBytes: codec.readHeadBytes, payload: slice,
+            creditBytes: slice.buffer.capacityBytes
+        ) { codec.putReadHead(request, at: $0) }
     }
 
     private func status(

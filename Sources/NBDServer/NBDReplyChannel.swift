@@ -55,11 +55,11 @@ final class NBDReplyChannel: Sendable {
         return drain(as: .connection)
     }
 
-    /// Sends `reply`, now or as soon as the client reads; never waits. Dropped if the client is
-    /// gone. The request's credits are given back when it is sent or dropped.
-    func post(_ reply: NBDReply) {
+    /// Sends `replies`, now or as soon as the client reads; never waits. Dropped if the client is
+    /// gone. The requests' credits are given back when they are sent or dropped.
+    func post(_ replies: [NBDReply]) {
         let mustDrain = state.withLock { state in
-            state.queue.append([reply])
+            state.queue.append(replies)
             guard state.owner == .nobody else { return false }
             state.owner = .pool
             return true

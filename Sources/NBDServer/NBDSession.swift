@@ -11,6 +11,7 @@ final class NBDSession: Sendable {
     let socket: NBDSocket
     let channel: NBDReplyChannel
     let credits: NBDCredits
+    let begunReads = NBDBegunReads()
     private let isAbandoned = Atomic(false)
 
     init(

@@ -7,7 +7,8 @@ import Glibc
 // The thread takes what the socket has, parses all of it, and answers each request by the device's
 // now face: a read lands in the output buffer behind its header, a write's payload is handed over
 // where it was received. Replies are sent when the input runs dry, when the output is full, and
-// before the thread waits for anything. What the now face refuses becomes an `NBDLaterRequest`.
+// before the thread waits for anything. What the now face refuses becomes an `NBDLaterRequest`, and
+// what it has begun joins the connection's `NBDBegunReads`.
 //
 // Payloads above `smallBytesMax` take no detour through the buffers: a read goes from a recycled
 // page-aligned buffer to the socket, with the output buffer in the same call; a write is received
@@ -29,6 +30,8 @@ struct NBDTransmission: ~Copyable {
     /// What the now face made of a request.
     private enum Attempt {
         case done
+        /// A read whose bytes are on their way.
+        case begun(doneBytes: Int)
         case refused
         case failed(BlockError)
     }
@@ -178,8 +181,13 @@ struct NBDTransmission: ~Copyable {
         case .done:
             codec.putReadHead(request, at: output.end)
             output.advance(headBytes + count)
+        case .begun(let doneBytes):
+            let slice = BufferPool.shared.take(count).prefix(count)
+            slice.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: target[..<doneBytes]))
+            try awaitRead(request, .read(slice, doneBytes: doneBytes))
         case .refused:
-            try handOver(request, .read(BufferPool.shared.take(count).prefix(count)))
+            let slice = BufferPool.shared.take(count).prefix(count)
+            try handOver(request, .read(slice, doneBytes: 0))
         case .failed(let error):
             try fail(request, NBDFailure(error))
         }
@@ -194,8 +202,10 @@ struct NBDTransmission: ~Copyable {
             output.advance(codec.readHeadBytes)
             try flush(with: buffer.prefix(count).readOnlyBytes)
             keep(buffer)
+        case .begun(let doneBytes):
+            try handOver(request, .read(buffer.prefix(count), doneBytes: doneBytes))
         case .refused:
-            try handOver(request, .read(buffer.prefix(count)))
+            try handOver(request, .read(buffer.prefix(count), doneBytes: 0))
         case .failed(let error):
             keep(buffer)
             try fail(request, NBDFailure(error))
@@ -209,7 +219,7 @@ struct NBDTransmission: ~Copyable {
         case .done:
             input.consume(count)
             try finishWrite(request)
-        case .refused:
+        case .begun, .refused:
             let slice = BufferPool.shared.take(count).prefix(count)
             slice.bytes.copyMemory(from: payload)
             input.consume(count)
@@ -238,7 +248,7 @@ struct NBDTransmission: ~Copyable {
         case .done:
             keep(buffer)
             try finishWrite(request)
-        case .refused:
+        case .begun, .refused:
             try handOver(request, .write(slice))
         case .failed(let error):
             keep(buffer)
@@ -258,7 +268,11 @@ struct NBDTransmission: ~Copyable {
         _ request: NBDRequest, into target: UnsafeMutableRawBufferPointer
     ) -> Attempt {
         do throws(BlockError) {
-            return try device.tryRead(at: request.offset, into: target) ? .done : .refused
+            return switch try device.tryRead(at: request.offset, into: target) {
+            case .done: .done
+            case .begun(let doneBytes): .begun(doneBytes: doneBytes)
+            case .refused: .refused
+            }
         } catch {
             return .failed(error)
         }
@@ -275,13 +289,26 @@ struct NBDTransmission: ~Copyable {
     private mutating func handOver(
         _ request: NBDRequest, _ work: NBDLaterRequest.Work
     ) throws(Ending) {
+        session.start(try credited(request, work))
+    }
+
+    private mutating func awaitRead(
+        _ request: NBDRequest, _ work: NBDLaterRequest.Work
+    ) throws(Ending) {
+        session.startBegun(try credited(request, work))
+    }
+
+    // A request to be answered by others, with its credits taken.
+    private mutating func credited(
+        _ request: NBDRequest, _ work: NBDLaterRequest.Work
+    ) throws(Ending) -> NBDLaterRequest {
         let later = NBDLaterRequest(request: request, work: work)
         if !session.credits.tryTake(bytes: later.creditBytes) {
             try flush()
             if session.socket.isHungUp { throw .lost }
             session.credits.take(bytes: later.creditBytes)
         }
-        session.start(later)
+        return later
     }
 
     private mutating func succeed(_ request: NBDRequest) throws(Ending) {

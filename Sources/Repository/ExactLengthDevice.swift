@@ -28,7 +28,7 @@ final class ExactLengthDevice: BlockDevice {
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
         return try device.tryRead(at: offset, into: destination)

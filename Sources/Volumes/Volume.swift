@@ -83,7 +83,7 @@ package final class Volume: BlockDevice {
 
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
         return try top.tryRead(at: offset, into: destination)

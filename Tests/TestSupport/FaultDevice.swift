@@ -84,8 +84,8 @@ package final class FaultDevice: BlockDevice {
 
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
-        guard try mayPassNow(.read) else { return false }
+    ) throws(BlockError) -> ReadAttempt {
+        guard try mayPassNow(.read) else { return .refused }
         return try base.tryRead(at: offset, into: destination)
     }
 

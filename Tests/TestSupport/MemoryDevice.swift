@@ -51,7 +51,7 @@ package final class MemoryDevice: BlockDevice {
 
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
         let address = UInt(bitPattern: destination.baseAddress)
@@ -61,7 +61,7 @@ package final class MemoryDevice: BlockDevice {
                 start: UnsafeMutableRawPointer(bitPattern: address), count: end - Int(offset)
             ).copyBytes(from: state.bytes[Int(offset)..<end])
         }
-        return true
+        return .done
     }
 
     package func tryWrite(

@@ -5,50 +5,50 @@ import Synchronization
 extension Qcow2Device {
     package func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         let range = ByteRange(offset: offset, lengthBytes: UInt64(destination.count))
         try checkInside(range, "read")
-        if range.isEmpty { return true }
+        if range.isEmpty { return .done }
         var runs = RunList()
         let use = try cache.begin(range, into: &runs)
         defer { cache.end(use) }
-        guard runs.lengthBytes == range.lengthBytes else { return false }
+        guard runs.lengthBytes == range.lengthBytes else { return .refused }
         var done = 0
         for index in 0..<runs.count {
             let run = runs[index]
             let part = UnsafeMutableRawBufferPointer(
                 rebasing: destination[done..<done + Int(run.lengthBytes)])
-            guard try tryRead(run, at: offset + UInt64(done), into: part) else { return false }
-            done += part.count
+            switch try tryRead(run, at: offset + UInt64(done), into: part) {
+            case .done: done += part.count
+            case .begun(let doneBytes): return .begun(doneBytes: done + doneBytes)
+            case .refused: return .refused
+            }
         }
-        return true
+        return .done
     }
 
     private func tryRead(
         _ run: MappedRun, at offset: UInt64, into part: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         switch run.kind {
         case .data, .sharedData:
-            guard canReadNow.load(ordering: .relaxed) else { return false }
-            switch try dataFile.readNow(at: run.host, into: part) {
-            case .done: return true
-            case .wouldBlock: return false
-            case .unsupported:
-                canReadNow.store(false, ordering: .relaxed)
-                return false
-            }
+            guard canReadNow.load(ordering: .relaxed) else { return .refused }
+            let attempt = try dataFile.readNow(at: run.host, into: part)
+            if attempt == .refused { canReadNow.store(false, ordering: .relaxed) }
+            return attempt
         case .zero:
             memset(part.baseAddress!, 0, part.count)
-            return true
+            return .done
         case .unallocated:
             let held = bytesInBacking(ByteRange(offset: offset, lengthBytes: run.lengthBytes))
             if held > 0, let backing {
                 let below = UnsafeMutableRawBufferPointer(rebasing: part[..<held])
-                guard try backing.tryRead(at: offset, into: below) else { return false }
+                let attempt = try backing.tryRead(at: offset, into: below)
+                guard attempt == .done else { return attempt }
             }
             if held < part.count { memset(part.baseAddress! + held, 0, part.count - held) }
-            return true
-        case .compressed: return false
+            return .done
+        case .compressed: return .refused
         }
     }
 

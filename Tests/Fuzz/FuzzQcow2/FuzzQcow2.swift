@@ -46,8 +46,8 @@ private func walk(_ device: Qcow2Device) async {
         let end = min(length, start + readBytesMax / 2)
         while position < end {
             let slice = buffer.prefix(Int(min(pieceBytes, end - position)))
-            let isDone = try? device.tryRead(at: position, into: slice.bytes)
-            if isDone != true { try? await device.read(at: position, into: slice) }
+            let attempt = try? device.tryRead(at: position, into: slice.bytes)
+            if attempt != .done { try? await device.read(at: position, into: slice) }
             position += UInt64(slice.count)
         }
     }

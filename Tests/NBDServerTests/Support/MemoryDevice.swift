@@ -75,11 +75,11 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
-        guard answersNow else { return false }
+    ) throws(BlockError) -> ReadAttempt {
+        guard answersNow else { return .refused }
         try change("read") { $0.readsNow += 1 }
         copyOut(offset, destination)
-        return true
+        return .done
     }
 
     func tryWrite(

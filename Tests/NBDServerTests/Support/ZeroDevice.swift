@@ -54,7 +54,7 @@ final class ZeroDevice: BlockDevice {
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool { false }
+    ) throws(BlockError) -> ReadAttempt { .refused }
 
     func tryWrite(
         at offset: UInt64, from source: UnsafeRawBufferPointer
