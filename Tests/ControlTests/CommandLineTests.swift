@@ -61,6 +61,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 45)
+        #expect(count == 46)
     }
 }
