@@ -48,7 +48,7 @@ import Testing
         let folder = try TemporaryFolder()
         let repository = try await DirectoryRepository.create(at: folder.path)
         var volume = TestVolume(
-            lengthBytes: Int.random(in: 1...6_000_000, using: &random),
+            lengthBytes: Int.random(in: 1...2_500_000, using: &random),
             granularityBytes: granularityBytes)
         var points: [(Manifest, [UInt8])] = []
         for index in 0..<5 {
@@ -74,7 +74,7 @@ import Testing
             for suffix in ["json", "qcow2", "digests"] {
                 for isRemoved in [true, false] {
                     let test = try await TestRepository(
-                        lengthBytes: 3_000_000, variant: UInt64(index))
+                        lengthBytes: 1_200_000, variant: UInt64(index))
                     if isRemoved {
                         try test.remove(index, suffix)
                     } else {
@@ -91,16 +91,13 @@ import Testing
                     let reader = try await test.repository.openReader(
                         test.ids[2], isSalvaging: true)
                     let read = try await readAll(reader)
-                    var isLost = [Bool](repeating: false, count: read.bytes.count)
+                    // With the lost ranges as they should be, all must be.
+                    var bytes = read.bytes
                     for lost in read.lost.all {
-                        for offset in lost.range.offset..<lost.range.end {
-                            isLost[Int(offset)] = true
-                        }
+                        let range = Int(lost.range.offset)..<Int(lost.range.end)
+                        bytes.replaceSubrange(range, with: test.contents[2][range])
                     }
-                    let wrong = read.bytes.indices.filter {
-                        !isLost[$0] && read.bytes[$0] != test.contents[2][$0]
-                    }
-                    #expect(wrong.isEmpty, "\(what): \(wrong.count) bytes")
+                    #expect(bytes == test.contents[2], "\(what)")
                     // The data of a damaged table or manifest are there all the same.
                     if suffix != "qcow2" { #expect(read.bytes == test.contents[2], "\(what)") }
                 }

@@ -112,7 +112,7 @@ private struct OverlayFixture {
     init() throws {
         directory = try TemporaryDirectory()
         var random = Seed.generator("overlay")
-        var base = [UInt8](repeating: 0, count: (4 << 20) + 512)
+        var base = [UInt8](repeating: 0, count: (4 << 20) + 300_032)
         for start in stride(from: 0, to: 3 << 20, by: 4096) where start % (256 << 10) != 0 {
             base[start] = UInt8.random(in: 1...255, using: &random)
         }

@@ -3,9 +3,10 @@ import Repository
 import Synchronization
 
 // The copying of a restore: several workers take pieces of the point in ascending order, each
-// proven by its digests before it is written. From time to time what has been written is flushed and
-// the journal is told up to where nothing is missing; an interruption costs a tenth of the work. In what an interrupted run had flushed,
-// pieces that are read back as they should be are not written again.
+// proven by its digests before it is written. From time to time what has been written is flushed
+// and the journal is told up to where nothing is missing; so an interruption costs about a tenth
+// of the work. In what an interrupted run had flushed, pieces that are read back as they should be
+// are not written again.
 
 /// Copies a point to a destination.
 final class RestoreCopy: Sendable {

@@ -150,11 +150,20 @@ final class NewImage: Sendable {
     }
 
     fileprivate func open() throws(BlockError) -> any BlockDevice {
-        if !journal.isContinued { try HostDirectory.removeFile(temporaryPath) }
-        if !HostDirectory.exists(temporaryPath) {
-            try create()
-            try HostDirectory.flush(HostDirectory.parent(of: path))
-        } else if format == .qcow2 {
+        if journal.isContinued, HostDirectory.exists(temporaryPath) {
+            do throws(BlockError) { return try openWritten() } catch {
+                // What a power loss damaged is of no use.
+                guard error.kind == .corrupt else { throw error }
+            }
+        }
+        try HostDirectory.removeFile(temporaryPath)
+        try create()
+        try HostDirectory.flush(HostDirectory.parent(of: path))
+        return try openWritten()
+    }
+
+    private func openWritten() throws(BlockError) -> any BlockDevice {
+        if format == .qcow2 {
             // The agent that wrote it may have been killed: what it had reserved is given back.
             let lock = try ImageLock(path: temporaryPath, use: .writing)
             _ = try Qcow2Check.repair(path: temporaryPath, .leaks)
