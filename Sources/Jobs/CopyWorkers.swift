@@ -17,6 +17,9 @@ enum CopyWorkers {
                     do throws(BlockError) {
                         while failure.value == nil, let piece = try await source.next() {
                             try job.checkCancelled()
+                            let memoryBytes = piece.isZero ? 0 : piece.range.lengthBytes
+                            await MemoryBudget.shared.wait(for: memoryBytes, for: .jobs)
+                            defer { MemoryBudget.shared.give(memoryBytes, for: .jobs) }
                             try await copy(piece)
                             job.advance(by: piece.range.lengthBytes)
                         }

@@ -69,6 +69,7 @@ extension NBDSession {
                 }
             }
         } catch {
+            report(error, of: request)
             return NBDReply(codec.failure(error, request), creditBytes: credit)
         }
     }

@@ -181,7 +181,7 @@ struct NBDTransmission: ~Copyable {
         case .refused:
             try handOver(request, .read(BufferPool.shared.take(count).prefix(count)))
         case .failed(let error):
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -198,7 +198,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .read(buffer.prefix(count)))
         case .failed(let error):
             keep(buffer)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -216,7 +216,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             input.consume(count)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -242,7 +242,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             keep(buffer)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -288,6 +288,14 @@ struct NBDTransmission: ~Copyable {
         try makeRoom(codec.successBytes)
         codec.putSuccess(request, at: output.end)
         output.advance(codec.successBytes)
+    }
+
+    private mutating func failByDevice(
+        _ request: NBDRequest, _ error: BlockError
+    ) throws(Ending) {
+        let failure = NBDFailure(error)
+        session.report(failure, of: request)
+        try fail(request, failure)
     }
 
     private mutating func fail(_ request: NBDRequest, _ failure: NBDFailure) throws(Ending) {

@@ -24,9 +24,11 @@ import Testing
         #expect(lost.allSatisfy { $0.reason.contains(scenario.points[1].id) })
         let bytes = try readFile(target)
         var isLost = [Bool](repeating: false, count: bytes.count)
-        for range in lost { for index in range.offset..<range.offset + range.length {
-            isLost[index] = true
-        } }
+        for range in lost {
+            for index in range.offset..<range.offset + range.length {
+                isLost[index] = true
+            }
+        }
         // What the third point holds is proven; all else is as the first point has it, and listed.
         var provenBytes = 0
         for index in bytes.indices {

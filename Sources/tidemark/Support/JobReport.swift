@@ -42,7 +42,9 @@ struct JobReport {
             parts.append(point.reason.map { "\(level) (\($0))" } ?? level)
         }
         if let bytes = point.storedBytes { parts.append("\(ByteSize.text(bytes)) stored") }
-        if let bytes = point.keptBytes { parts.append("\(ByteSize.text(bytes)) were there already") }
+        if let bytes = point.keptBytes {
+            parts.append("\(ByteSize.text(bytes)) were there already")
+        }
         if let bytes = point.dirtyBytes { parts.append("\(ByteSize.text(bytes)) dirty") }
         if let seconds = point.durationSeconds { parts.append(TimeText.measured(seconds)) }
         if let seconds = point.freezeDurationSeconds {
