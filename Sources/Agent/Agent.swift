@@ -16,6 +16,7 @@ struct Agent: Sendable {
     let jobs: JobStore
     let exports: ExportStore
     let restores = RunningRestores()
+    let overlays: PointOverlays
     let events: QMPEventHub
     let copies: CatalogCopies
 

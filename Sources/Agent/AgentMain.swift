@@ -16,6 +16,7 @@ import Volumes
 //   serve NBD                 from here on there are guests
 //   settle frozen bitmaps     promotes or undoes what a crash left of backups; what its repository
 //                             holds up goes on in the background
+//   let streams go on         of volumes that are overlays of points, in the background
 //   serve control
 //   …                         until SIGTERM, SIGINT or `quit`
 //   stop jobs, stop NBD       requests in flight end, their replies are sent
@@ -42,6 +43,7 @@ package enum AgentMain {
         try nbd.start()
         let heartbeat = Task { await beat(agent) }
         let recovery = await recover(agent)
+        let streams = Task { await agent.overlays.resume() }
         var failure: (any Error)?
         do {
             try await serveControl(agent, nbd)
@@ -50,6 +52,7 @@ package enum AgentMain {
         }
         Readiness.notify("STOPPING=1")
         recovery.cancel()
+        streams.cancel()
         await agent.jobs.stop()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
@@ -82,7 +85,11 @@ package enum AgentMain {
             record: { history in await record(history, queue, log) })
         let agent = Agent(
             configuration: configuration, log: log, queue: queue, volumes: volumes,
-            repositories: repositories, jobs: jobs, exports: ExportStore(), events: events,
+            repositories: repositories, jobs: jobs, exports: ExportStore(),
+            overlays: PointOverlays(
+                queue: queue, volumes: volumes, repositories: repositories, jobs: jobs,
+                stateDirectory: configuration.stateDirectory, log: log),
+            events: events,
             copies: CatalogCopies(
                 catalog: catalog, stateDirectory: configuration.stateDirectory, log: log))
         for volume in await volumes.volumes() { try await agent.export(volume) }
@@ -144,6 +151,7 @@ package enum AgentMain {
         agent.registerExportCommands(in: &table)
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
+        agent.registerStreamCommands(in: &table)
         agent.registerJobCommands(in: &table)
         agent.registerProblemCommands(in: &table)
         table.register(Quit.self) { _ in

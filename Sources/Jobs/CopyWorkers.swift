@@ -10,18 +10,31 @@ enum CopyWorkers {
         _ source: PieceSource, workerCount: Int = 4, job: Job,
         _ copy: @escaping @Sendable (Piece) async throws(BlockError) -> Void
     ) async throws(BlockError) {
+        try await run(
+            workerCount: workerCount, job: job,
+            next: { () async throws(BlockError) in try await source.next() },
+            lengthBytes: { $0.range.lengthBytes }, copy)
+    }
+
+    /// The same over whatever `next` gives.
+    static func run<Item: Sendable>(
+        workerCount: Int, job: Job,
+        next: @escaping @Sendable () async throws(BlockError) -> Item?,
+        lengthBytes: @escaping @Sendable (Item) -> UInt64,
+        _ copy: @escaping @Sendable (Item) async throws(BlockError) -> Void
+    ) async throws(BlockError) {
         let failure = FirstFailure()
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<workerCount {
                 group.addTask(executorPreference: IOPool.background) {
                     do throws(BlockError) {
-                        while failure.value == nil, let piece = try await source.next() {
+                        while failure.value == nil, let piece = try await next() {
                             try job.checkCancelled()
                             let memoryBytes = piece.isZero ? 0 : piece.range.lengthBytes
                             await MemoryBudget.shared.wait(for: memoryBytes, for: .jobs)
                             defer { MemoryBudget.shared.give(memoryBytes, for: .jobs) }
                             try await copy(piece)
-                            job.advance(by: piece.range.lengthBytes)
+                            job.advance(by: lengthBytes(piece))
                         }
                     } catch {
                         failure.report(error)

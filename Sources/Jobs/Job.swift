@@ -8,7 +8,7 @@ package enum JobStatus: String, Sendable {
 
 /// What a job does.
 package enum JobType: String, Sendable {
-    case backup, restore, verify
+    case backup, restore, stream, verify
 }
 
 /// A long operation that can be watched and cancelled. Its progress is in bytes.

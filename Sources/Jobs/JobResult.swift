@@ -6,6 +6,7 @@ package enum JobResult: Sendable {
     /// The points made, and the volumes of which none could be.
     case backup([BackupOutcome], failures: [JobFailure])
     case restore(RestoreOutcome)
+    case stream(StreamOutcome)
     case verify([VerifyOutcome])
 }
 
@@ -45,6 +46,15 @@ package struct RestoreOutcome: Sendable {
     package var keptBytes: UInt64
     /// What could not be restored for certain; empty unless it was asked to salvage.
     package var lost: [LostRange]
+    package var duration: Duration
+}
+
+/// What a stream made of a volume that depended on a point.
+package struct StreamOutcome: Sendable {
+    package var pointID: String
+    package var volume: String
+    /// What was copied; the rest had been written by guests, or read as zeroes.
+    package var copiedBytes: UInt64
     package var duration: Duration
 }
 

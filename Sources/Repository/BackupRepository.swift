@@ -43,6 +43,10 @@ package protocol BackupRepository: AnyObject, Sendable {
         of id: PointID, _ body: @escaping @Sendable (ContentPiece) throws(BlockError) -> Void
     ) async throws(BlockError)
 
+    /// The path of the qcow2 image that an overlay of the point, which is pinned, names as its
+    /// backing. It may be longer than the volume by less than 512 bytes.
+    func backingPath(of id: PointID) async throws(BlockError) -> String
+
     /// Opens the content of the point for a restore, which compares it with its digests. With
     /// `isSalvaging` gaps and damage are reported piece by piece; else they throw.
     func openReader(_ id: PointID, isSalvaging: Bool) async throws(BlockError) -> PointReader

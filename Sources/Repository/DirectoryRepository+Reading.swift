@@ -1,6 +1,14 @@
 package import BlockCore
 
 extension DirectoryRepository {
+    package func backingPath(of id: PointID) async throws(BlockError) -> String {
+        try await blocking { (store) throws(BlockError) in
+            let (folder, chain) = try store.chain(of: id)
+            guard let manifest = chain.last else { throw store.missing(id) }
+            return "\(folder)/\(manifest.image.file)"
+        }
+    }
+
     package func openReader(
         _ id: PointID, isSalvaging: Bool
     ) async throws(BlockError) -> PointReader {

@@ -1,5 +1,6 @@
 package import BlockCore
 import DriverQcow2
+import Synchronization
 
 /// One opened image of a chain, with the lock under which it was opened.
 package struct ImageNode: Sendable {
@@ -12,11 +13,19 @@ package struct ImageNode: Sendable {
     let lock: ImageLock?
     /// The lock of the file in which a qcow2 image keeps its data, if it does not do so itself.
     let dataLock: ImageLock?
+    /// What the device reads through to, if it is a top image over another.
+    let backing: DetachableBacking?
     /// How it looked when it had been locked and nothing else had been done.
     let found: ImageFingerprint
 
     /// What opens the path, as the catalog names it.
     var driver: String { lock == nil ? "nbd" : "file" }
+
+    /// Lets others have the image.
+    fileprivate func unlock() {
+        dataLock?.release()
+        lock?.release()
+    }
 }
 
 /// A top image and the images behind it, opened and locked.
@@ -24,13 +33,15 @@ package struct ImageNode: Sendable {
 /// The locks are held from before anything was read until `unlock`, or until the last reference
 /// goes. Only the top may be open for writing.
 package final class ImageChain: Sendable {
-    /// From the top down; never empty.
-    package let nodes: [ImageNode]
+    private let opened: Mutex<[ImageNode]>
 
     init(nodes: [ImageNode]) {
         precondition(!nodes.isEmpty)
-        self.nodes = nodes
+        opened = Mutex(nodes)
     }
+
+    /// From the top down; never empty.
+    package var nodes: [ImageNode] { opened.withLock { $0 } }
 
     /// The device that shows the whole chain.
     package var top: any BlockDevice { nodes[0].device }
@@ -74,12 +85,24 @@ package final class ImageChain: Sendable {
         return fingerprints
     }
 
+    /// Closes all images but the top, which needs them no more, and gives them up.
+    func detachBacking() async {
+        guard let backing = nodes[0].backing else { return }
+        await backing.detach()
+        let below = opened.withLock { nodes in
+            defer { nodes.removeLast(nodes.count - 1) }
+            return nodes.dropFirst()
+        }
+        for node in below {
+            // They were open for reading: there is nothing to lose.
+            try? await node.device.close()
+            node.unlock()
+        }
+    }
+
     /// Lets others have the images.
     func unlock() {
-        for node in nodes {
-            node.dataLock?.release()
-            node.lock?.release()
-        }
+        for node in nodes { node.unlock() }
     }
 }
 

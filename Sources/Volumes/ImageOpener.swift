@@ -61,6 +61,7 @@ package enum ImageOpener {
         let found = try ImageFingerprint(of: lock, dataFile: dataLock, format: format)
         var below: [ImageNode] = []
         let device: any BlockDevice
+        var detachable: DetachableBacking?
         switch format {
         case .raw:
             device = try RawDevice.open(
@@ -72,8 +73,10 @@ package enum ImageOpener {
                     above: above + [HostFile.identity(of: path)].compactMap { $0 })
             }
             if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
+            if !readOnly { detachable = below.first.map { DetachableBacking($0.device) } }
             device = try Qcow2Device.open(
-                path: path, readOnly: readOnly, backing: below.first?.device, pool: pool)
+                path: path, readOnly: readOnly, backing: detachable ?? below.first?.device,
+                pool: pool)
         }
         for lock in [lock, dataLock].compactMap({ $0 }) where !lock.isInPlace {
             throw BlockError(
@@ -81,7 +84,7 @@ package enum ImageOpener {
         }
         let node = ImageNode(
             path: path, format: format, isDirect: isDirect, device: device, lock: lock,
-            dataLock: dataLock, found: found)
+            dataLock: dataLock, backing: detachable, found: found)
         return [node] + below
     }
 
@@ -98,7 +101,7 @@ package enum ImageOpener {
         let device = try NBDDevice.open(uri: uri, readOnly: readOnly)
         return ImageNode(
             path: uri, format: format, isDirect: false, device: device, lock: nil,
-            dataLock: nil,
+            dataLock: nil, backing: nil,
             found: ImageFingerprint(sizeBytes: device.lengthBytes))
     }
 

@@ -71,8 +71,10 @@ enum VolumeOpening {
                 detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
                     + "\(record.lengthBytes) are recorded: it was cut by something else")
         }
-        let doubt = ImageTrust.doubt(record, recorded: nodes, found: chain.nodes)
         return try await queue.run { (catalog) throws(BlockError) in
+            let doubt = ImageTrust.doubt(
+                record, recorded: try expected(nodes, of: record, chain, in: catalog),
+                found: chain.nodes)
             if let doubt {
                 try catalog.writing { (transaction) throws(CatalogError) in
                     try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt)
@@ -95,6 +97,17 @@ enum VolumeOpening {
             }
             return volume
         }
+    }
+
+    /// The recorded nodes that are to be found: only the top one if a stream had come so far that
+    /// the image may have forgotten the others (`Volume.forgetBacking`).
+    private static func expected(
+        _ nodes: [NodeRecord], of record: VolumeRecord, _ chain: ImageChain, in catalog: Catalog
+    ) throws(BlockError) -> [NodeRecord] {
+        guard nodes.count > 1, chain.nodes.count == 1 else { return nodes }
+        let pins = try catalog.reading { (snapshot) throws(CatalogError) in try snapshot.pins() }
+        let isDetached = pins.contains { $0.volumeID == record.id && $0.isDetaching }
+        return isDetached ? Array(nodes.prefix(1)) : nodes
     }
 
     /// The rows of the chain as it was found.

@@ -114,6 +114,29 @@ package actor VolumeStore {
         return "\(folder)/\(name).\(format.rawValue)"
     }
 
+    /// Makes a qcow2 image at `path`, of which the file `backing` is the backing image, and a volume
+    /// of it. The name is held.
+    package func createOverlay(
+        _ name: String, path: String, of backing: (path: String, format: ImageFormat),
+        lengthBytes: UInt64, origin: VolumeOrigin
+    ) async throws(BlockError) -> Volume {
+        try await IOPool.background.run { () throws(BlockError) in
+            try Qcow2Device.create(
+                path: path, lengthBytes: lengthBytes,
+                backing: Qcow2Backing(name: backing.path, format: backing.format.rawValue),
+                pool: .background)
+            try HostDirectory.flush(HostDirectory.parent(of: path))
+        }
+        do throws(BlockError) {
+            return try await register(
+                name, path: path, format: .qcow2, lengthBytes: lengthBytes, isOwned: true,
+                origin: origin)
+        } catch {
+            try? HostDirectory.removeFile(path)
+            throw error
+        }
+    }
+
     /// The rows of all volumes, open or not, each with its chain from the top down.
     package func records() async throws(BlockError) -> [(volume: VolumeRecord, nodes: [NodeRecord])]
     {

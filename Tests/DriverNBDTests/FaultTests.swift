@@ -28,7 +28,8 @@ import Testing
     @Test func aProcessWithoutDescriptorsGetsAnError() async throws {
         try served.serve(content)
         var failures = 0
-        for free in 0..<12 {
+        // Until there are enough, which depends on what else this process has open.
+        for free in 0..<64 {
             let limit = DescriptorShortage(free: free)
             defer { limit.end() }
             let device: NBDDevice
@@ -40,8 +41,9 @@ import Testing
             }
             limit.end()
             try await device.close()
+            break
         }
-        #expect((3..<12).contains(failures))
+        #expect((3..<64).contains(failures))
         served.stop()
     }
 

@@ -7,7 +7,24 @@ import Synchronization
 // durable write is durable at once, and with it every change of the file's size that came before
 // it, as fdatasync promises; other operations before it need not be. Of those that are not durable
 // any subset may have reached the medium. Operations are recorded in the order in which they took
-// effect: one at a time, under a lock.
+// effect: one at a time, under a lock; those of several files are numbered by one clock.
+
+/// Numbers the operations of one file, or of several, from 0 in the order in which they came.
+package final class OperationClock: Sendable {
+    private let next = Mutex(0)
+
+    package init() {}
+
+    /// How many there were.
+    package var count: Int { next.withLock { $0 } }
+
+    fileprivate func tick() -> Int {
+        next.withLock { next in
+            defer { next += 1 }
+            return next
+        }
+    }
+}
 
 /// A file that passes everything on, records what changes it, and fails what it is told to.
 package final class RecordingFile: StorageFile {
@@ -46,6 +63,7 @@ package final class RecordingFile: StorageFile {
 
     private struct State {
         var operations: [Operation] = []
+        var numbers: [Int] = []
         var counts: [Kind: Int] = [:]
         var faults: [Kind: Fault] = [:]
     }
@@ -53,11 +71,16 @@ package final class RecordingFile: StorageFile {
     package let base: any StorageFile
     /// The content before the first recorded operation.
     package let start: [UInt8]
+    private let clock: OperationClock
     private let state = Mutex(State())
 
-    /// Records what is done to `base` from now on; its content is read for a start.
-    package init(_ base: any StorageFile) throws(BlockError) {
+    /// Records what is done to `base` from now on, numbered by `clock`; its content is read for a
+    /// start.
+    package init(
+        _ base: any StorageFile, clock: OperationClock = OperationClock()
+    ) throws(BlockError) {
         self.base = base
+        self.clock = clock
         var bytes = [UInt8](repeating: 0, count: Int(try base.sizeBytes()))
         try bytes.withMutableBytes { (bytes) throws(BlockError) in
             try base.read(at: 0, into: bytes)
@@ -70,6 +93,9 @@ package final class RecordingFile: StorageFile {
 
     /// What was recorded so far.
     package var operations: [Operation] { state.withLock { $0.operations } }
+
+    /// The clock's numbers of what was recorded so far.
+    package var numbers: [Int] { state.withLock { $0.numbers } }
 
     /// How many operations were recorded so far.
     package var count: Int { state.withLock { $0.operations.count } }
@@ -170,6 +196,7 @@ package final class RecordingFile: StorageFile {
         try state.withLock { (state) throws(BlockError) in
             try body(base)
             state.operations.append(operation)
+            state.numbers.append(clock.tick())
         }
         if let fault { throw fault.error }
     }
@@ -191,7 +218,8 @@ package final class RecordingFile: StorageFile {
 
 extension [RecordingFile.Operation] {
     /// For a crash at the end of the first `count` operations: the index of each that may be lost
-    /// in part or whole. If the last one was `unfinished`, it may be, too, and made nothing durable.
+    /// in part or whole. If the last one was `unfinished`, it may be, too, and made nothing
+    /// durable.
     package func volatileIndices(before count: Int, unfinished: Bool) -> [Int] {
         var result: [Int] = []
         for index in 0..<count {

@@ -6,7 +6,7 @@
 // that had begun; after the end of the process alone, the newest that had returned, or one that was
 // under way.
 
-/// The history of a disk that one task writes.
+/// The history of a disk of which each sector is written by one task.
 package struct SectorHistory {
     private struct Event {
         let number: UInt64
@@ -60,7 +60,7 @@ package struct SectorHistory {
     package func complaintAfterPowerLoss(
         _ found: [UInt64?], done: Int, begun: Int
     ) -> String? {
-        let flushed = flushes.last { $0.end <= done }?.begin ?? 0
+        let flushed = flushes.filter { $0.end <= done }.map(\.begin).max() ?? 0
         return complaint(found) { events in
             let durable = events.lastIndex { $0.end <= flushed } ?? 0
             return events[durable...].filter { $0.begin <= begun }.map(\.number)

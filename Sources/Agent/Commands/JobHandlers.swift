@@ -65,6 +65,15 @@ extension Control.JobResult {
                             offset: $0.range.offset, length: $0.range.lengthBytes,
                             reason: $0.reason)
                     })
+        case .stream(let outcome):
+            self.init(
+                points: [
+                    JobPoint(
+                        id: outcome.pointID, volume: outcome.volume,
+                        storedBytes: outcome.copiedBytes,
+                        durationSeconds: outcome.duration.seconds)
+                ],
+                volume: outcome.volume)
         case .verify(let outcomes):
             self.init(
                 points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },

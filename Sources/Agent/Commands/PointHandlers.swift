@@ -66,6 +66,7 @@ extension Agent {
         }
         let isSalvaging = arguments.salvage ?? false
         let point = try await finder.resolve(arguments.point)
+        if arguments.instant ?? false { return try await serve(point, arguments) }
         if let running = try await restores.job(
             at: target.place, point: point.id.text, isSalvaging: isSalvaging, in: jobs)
         {
@@ -73,7 +74,7 @@ extension Agent {
         }
         let job = RestoreJob(
             repository: point.repository, pointID: point.id, target: target,
-            format: format ?? .qcow2, isSalvaging: isSalvaging,
+            format: format ?? .qcow2, isSalvaging: isSalvaging, speedBytes: arguments.speed ?? 0,
             stateDirectory: configuration.stateDirectory)
         let exportVolume = arguments.asVolume
         let started = try await start(.restore, arguments.jobID, arguments.autoDismiss) {
@@ -85,6 +86,23 @@ extension Agent {
         await restores.add(
             started.jobID, at: target.place, point: point.id.text, isSalvaging: isSalvaging)
         return started
+    }
+
+    /// Makes a volume over the point, and copies the point behind it.
+    private func serve(
+        _ point: FoundPoint, _ arguments: PointRestore.Arguments
+    ) async throws -> StartedJob {
+        guard let name = arguments.asVolume, arguments.salvage != true,
+            arguments.format ?? .qcow2 == .qcow2
+        else {
+            throw ControlError.generic(
+                "Parameter 'instant' is for 'as-volume', with format qcow2 and without 'salvage'")
+        }
+        try await export(overlays.makeVolume(name, over: point))
+        let job = try await overlays.stream(
+            name, id: arguments.jobID, speedBytes: arguments.speed ?? 0,
+            autoDismiss: arguments.autoDismiss ?? true)
+        return StartedJob(jobID: job.id)
     }
 
     private func start(

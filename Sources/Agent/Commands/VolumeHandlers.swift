@@ -76,12 +76,14 @@ extension Agent {
         let name = arguments.name
         // A client whose request is stuck would else be waited for.
         _ = try await exportsWithoutClients(ofVolume: name)
+        await overlays.endStream(of: name)
         try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false) {
             () async throws(BlockError) in
             for export in try await exportsWithoutClients(ofVolume: name) {
                 await removeExport(export.id)
             }
         }
+        await overlays.releaseUnused()
     }
 
     private func exportsWithoutClients(

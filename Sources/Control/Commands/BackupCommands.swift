@@ -98,13 +98,15 @@ package enum PointRestore: ControlCommand {
         package var instant: Bool?
         /// Restore what is left of a damaged chain, and list what is lost.
         package var salvage: Bool?
+        /// Bytes per second; 0 or absent is unlimited.
+        package var speed: UInt64?
         /// Absent: true.
         package var autoDismiss: Bool?
 
         package init(
             jobID: String? = nil, point: String, target: String? = nil,
             format: ImageFormat? = nil, asVolume: String? = nil, instant: Bool? = nil,
-            salvage: Bool? = nil, autoDismiss: Bool? = nil
+            salvage: Bool? = nil, speed: UInt64? = nil, autoDismiss: Bool? = nil
         ) {
             self.jobID = jobID
             self.point = point
@@ -113,11 +115,12 @@ package enum PointRestore: ControlCommand {
             self.asVolume = asVolume
             self.instant = instant
             self.salvage = salvage
+            self.speed = speed
             self.autoDismiss = autoDismiss
         }
 
         private enum CodingKeys: String, CodingKey {
-            case point, target, format, instant, salvage
+            case point, target, format, instant, salvage, speed
             case jobID = "job-id"
             case asVolume = "as-volume"
             case autoDismiss = "auto-dismiss"

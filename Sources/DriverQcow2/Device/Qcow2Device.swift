@@ -173,11 +173,8 @@ package final class Qcow2Device: BlockDevice {
         try await allocator?.close()
     }
 
-    /// How many nodes there are below this one, as far as they are qcow2 images.
-    var depthOfBase: Int {
-        guard let backing else { return 0 }
-        return 1 + ((backing as? Qcow2Device)?.depthOfBase ?? 0)
-    }
+    /// How many nodes there are below this one.
+    var depthOfBase: Int { chainNodeCount - 1 }
 
     /// Throws unless `range` may be changed.
     func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {

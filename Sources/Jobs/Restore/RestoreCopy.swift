@@ -19,7 +19,7 @@ final class RestoreCopy: Sendable {
         var lastCheckpoint = ContinuousClock.now
         var failure: BlockError?
 
-        /// Everything below is written.
+        /// Everything below is written by this run.
         var written: UInt64 { inFlight.min() ?? taken }
     }
 
@@ -29,14 +29,18 @@ final class RestoreCopy: Sendable {
 
     private let reader: PointReader
     private let destination: RestoreDestination
+    private let limiter: RateLimiter
     private let job: Job
     private let state = Mutex(State())
     private let writtenBytes = Counter()
     private let keptBytes = Counter()
 
-    init(_ reader: PointReader, to destination: RestoreDestination, _ job: Job) {
+    init(
+        _ reader: PointReader, to destination: RestoreDestination, speedBytes: UInt64, _ job: Job
+    ) {
         self.reader = reader
         self.destination = destination
+        limiter = RateLimiter(bytesPerSecond: speedBytes)
         self.job = job
     }
 
@@ -65,8 +69,10 @@ final class RestoreCopy: Sendable {
         }
     }
 
-    /// Up to where the journal knows that nothing is missing, at the end of a run that failed.
-    var flushedBytes: UInt64 { state.withLock { $0.written } }
+    /// Up to where nothing is missing. What an earlier run had flushed beyond that is still there.
+    var completeBytes: UInt64 {
+        max(state.withLock { $0.written }, destination.journal.flushedBytes)
+    }
 
     private func work() async {
         do throws(BlockError) {
@@ -106,11 +112,11 @@ final class RestoreCopy: Sendable {
     }
 
     private func checkpoint() async throws(BlockError) {
-        let written = state.withLock { $0.written }
-        guard written > 0 else { return }
+        let complete = completeBytes
+        guard complete > destination.journal.flushedBytes else { return }
         try await destination.device.flush()
         try await IOPool.background.run { [destination] () throws(BlockError) in
-            try destination.journal.record(written)
+            try destination.journal.record(complete)
         }
     }
 
@@ -130,6 +136,7 @@ final class RestoreCopy: Sendable {
                 return reader.doubts(about: piece)
             }
         }
+        try await limiter.admit(piece.range.lengthBytes)
         let lost = try await reader.read(piece, into: content)
         try await write(content, at: piece.range.offset, hasOldData: hasOldData)
         return lost

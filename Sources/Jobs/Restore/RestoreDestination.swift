@@ -44,7 +44,7 @@ final class RestoreDestination: Sendable {
     ) throws(BlockError) -> (destination: RestoreDestination?, image: NewImage) {
         let image = try NewImage(path: path, format: format, reader, identity)
         guard !image.isFinished else { return (nil, image) }
-        let device = try image.open(lengthBytes: reader.lengthBytes)
+        let device = try image.open()
         return (
             RestoreDestination(
                 device: device, journal: image.journal, isNew: true, image: image), image
@@ -65,16 +65,16 @@ final class RestoreDestination: Sendable {
         }
         try HostDirectory.create(folder)
         let journal = try RestoreJournal(
-            path: "\(folder)/\(journalName(uri)).tidemark-journal", identity)
+            path: "\(folder)/\(journalName(uri))\(NewImage.journalSuffix)", identity)
         return RestoreDestination(device: device, journal: journal, isNew: false, image: nil)
     }
 
-    /// Flushes what was written, closes it, and notes that it is whole.
-    func finish() async throws(BlockError) {
+    /// Flushes what was written, closes it, and notes that it is finished.
+    func finish(hasLosses: Bool) async throws(BlockError) {
         try await device.flush()
         try await close()
         try await IOPool.background.run { [journal] () throws(BlockError) in
-            try journal.recordDone()
+            try journal.recordDone(hasLosses: hasLosses)
         }
     }
 
@@ -101,6 +101,9 @@ final class RestoreDestination: Sendable {
 
 /// A new image under its temporary name, and on its way to its own.
 final class NewImage: Sendable {
+    static let suffix = ".tidemark-partial"
+    static let journalSuffix = ".tidemark-journal"
+
     let path: String
     let temporaryPath: String
     let journal: RestoreJournal
@@ -108,6 +111,7 @@ final class NewImage: Sendable {
     let isFinished: Bool
 
     private let format: ImageFormat
+    private let lengthBytes: UInt64
     private let chain = HostMutex<ImageChain?>(nil)
 
     fileprivate init(
@@ -115,9 +119,10 @@ final class NewImage: Sendable {
     ) throws(BlockError) {
         self.path = path
         self.format = format
+        lengthBytes = reader.lengthBytes
         let stem = "\(path).\(reader.point)"
-        temporaryPath = "\(stem).tidemark-partial"
-        journal = try RestoreJournal(path: "\(stem).tidemark-journal", identity)
+        temporaryPath = "\(stem)\(Self.suffix)"
+        journal = try RestoreJournal(path: "\(stem)\(Self.journalSuffix)", identity)
         isFinished = journal.isDone && HostDirectory.exists(temporaryPath)
         let taken = HostFile.identity(of: path)
         if taken != nil, !isFinished || taken != HostFile.identity(of: temporaryPath) {
@@ -128,16 +133,26 @@ final class NewImage: Sendable {
         }
     }
 
+    /// What an earlier run that finished the image had lost; it listed the parts.
+    var earlierLosses: [LostRange] {
+        guard journal.hasLosses else { return [] }
+        return [
+            LostRange(
+                range: ByteRange(offset: 0, lengthBytes: lengthBytes),
+                reason: "parts of this: an interrupted run of this restore had found out which")
+        ]
+    }
+
     /// What the image already takes on its file system.
     var storedBytes: UInt64 {
         var status = stat()
         return stat(temporaryPath, &status) == 0 ? UInt64(status.st_blocks) * 512 : 0
     }
 
-    fileprivate func open(lengthBytes: UInt64) throws(BlockError) -> any BlockDevice {
+    fileprivate func open() throws(BlockError) -> any BlockDevice {
         if !journal.isContinued { try HostDirectory.removeFile(temporaryPath) }
         if !HostDirectory.exists(temporaryPath) {
-            try create(lengthBytes)
+            try create()
             try HostDirectory.flush(HostDirectory.parent(of: path))
         } else if format == .qcow2 {
             // The agent that wrote it may have been killed: what it had reserved is given back.
@@ -151,7 +166,7 @@ final class NewImage: Sendable {
         return opened.top
     }
 
-    private func create(_ lengthBytes: UInt64) throws(BlockError) {
+    private func create() throws(BlockError) {
         switch format {
         case .raw: try RawDevice.create(path: temporaryPath, lengthBytes: lengthBytes)
         case .qcow2:

@@ -30,18 +30,21 @@ package struct RestoreJob: Sendable {
     package var format: ImageFormat
     /// Whether to restore what is left of a damaged chain, and list the rest.
     package var isSalvaging: Bool
+    /// Bytes per second that it may copy, 0 for no limit.
+    package var speedBytes: UInt64
     /// Where the journals of exports are.
     package var stateDirectory: String
 
     package init(
         repository: AttachedRepository, pointID: PointID, target: Target, format: ImageFormat,
-        isSalvaging: Bool = false, stateDirectory: String
+        isSalvaging: Bool = false, speedBytes: UInt64 = 0, stateDirectory: String
     ) {
         self.repository = repository
         self.pointID = pointID
         self.target = target
         self.format = format
         self.isSalvaging = isSalvaging
+        self.speedBytes = speedBytes
         self.stateDirectory = stateDirectory
     }
 
@@ -117,6 +120,7 @@ package struct RestoreJob: Sendable {
             try RestoreDestination.image(at: path, format: format, of: reader, identity)
         }
         var outcome = outcome(of: reader)
+        outcome.lost = image.earlierLosses
         if let destination {
             do throws(BlockError) {
                 try checkSpace(for: image, reader)
@@ -153,12 +157,12 @@ package struct RestoreJob: Sendable {
     private func copy(
         _ reader: PointReader, to destination: RestoreDestination, _ job: Job
     ) async throws(BlockError) -> RestoreOutcome {
-        let copy = RestoreCopy(reader, to: destination, job)
+        let copy = RestoreCopy(reader, to: destination, speedBytes: speedBytes, job)
         do throws(BlockError) {
             try await copy.run()
-            try await destination.finish()
+            try await destination.finish(hasLosses: !copy.lost.isEmpty)
         } catch {
-            await destination.abandon(flushedBytes: copy.flushedBytes)
+            await destination.abandon(flushedBytes: copy.completeBytes)
             throw error.kind == .corrupt && !isSalvaging ? error.suggestingSalvage : error
         }
         var outcome = outcome(of: reader)
@@ -218,7 +222,10 @@ extension BlockError {
 extension VolumeOrigin {
     /// What a volume restored from the point of `manifest` continues; its content only if that
     /// `isExact`.
-    package init(of manifest: Manifest, in repository: AttachedRepository, isExact: Bool) {
+    package init(
+        of manifest: Manifest, in repository: AttachedRepository, isExact: Bool,
+        pinID: String? = nil
+    ) {
         self.init(
             volumeUUID: manifest.volume.uuid,
             bitmap: isExact
@@ -226,6 +233,7 @@ extension VolumeOrigin {
                     name: repository.name, granularityBytes: manifest.granularityBytes,
                     continues: PointReference(
                         repositoryID: repository.id, pointID: manifest.point.text))
-                : nil)
+                : nil,
+            pinID: pinID)
     }
 }

@@ -6,7 +6,8 @@ import Foundation
 //     {"…":…}          first line: what is being restored, and to where
 //     0000000000100000 from then on one line of 16 hexadecimal digits each: everything below that
 //                      offset had been flushed before the line was written
-//     done             the destination is whole and durable
+//     done             the destination is finished and durable; or, after a salvage,
+//     done with losses
 //
 // Lines are only ever appended, each durable before the next; what follows the last line feed is
 // the rest of an append that a crash cut off, and counts for nothing. What the journal says is
@@ -35,12 +36,15 @@ final class RestoreJournal: Sendable {
     let flushedBytes: UInt64
     /// Whether the destination had been finished.
     let isDone: Bool
+    /// Whether something had been lost by then.
+    let hasLosses: Bool
 
     private let file: HostFile
     private let end: HostMutex<UInt64>
 
     private static let lengthBytesMax = 1 << 30
     private static let done = "done"
+    private static let doneWithLosses = "done with losses"
 
     /// Opens or begins the journal at `path`. Throws `busy` if another restore has it.
     init(path: String, _ identity: RestoreIdentity) throws(BlockError) {
@@ -54,7 +58,8 @@ final class RestoreJournal: Sendable {
         if first == identity {
             isContinued = true
             let texts = lines.dropFirst().map { String(decoding: $0, as: UTF8.self) }
-            isDone = texts.contains(Self.done)
+            hasLosses = texts.contains(Self.doneWithLosses)
+            isDone = hasLosses || texts.contains(Self.done)
             flushedBytes =
                 texts.last { $0.utf8.count == 16 && UInt64($0, radix: 16) != nil }
                 .flatMap { UInt64($0, radix: 16) } ?? 0
@@ -64,6 +69,7 @@ final class RestoreJournal: Sendable {
         } else {
             isContinued = false
             isDone = false
+            hasLosses = false
             flushedBytes = 0
             try file.truncate(toBytes: 0)
             end = HostMutex(0)
@@ -81,8 +87,10 @@ final class RestoreJournal: Sendable {
         try append(Array((String(repeating: "0", count: 16 - digits.count) + digits).utf8))
     }
 
-    /// Notes that the destination is whole and durable.
-    func recordDone() throws(BlockError) { try append(Array(Self.done.utf8)) }
+    /// Notes that the destination is finished and durable.
+    func recordDone(hasLosses: Bool) throws(BlockError) {
+        try append(Array((hasLosses ? Self.doneWithLosses : Self.done).utf8))
+    }
 
     /// Removes the journal: the restore is over.
     func remove() { try? HostDirectory.removeFile(path) }

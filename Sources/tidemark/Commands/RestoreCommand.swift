@@ -44,11 +44,14 @@ struct RestoreCommand: ClientCommand {
     @Flag(help: "Restore what is left of a damaged chain, and list what is lost.")
     var salvage = false
 
+    @Option(help: .size("The most to copy in a second.", valueName: "rate"))
+    var limit: ByteSize?
+
     func run(_ agent: AgentSession) async throws {
         let arguments = PointRestore.Arguments(
             point: point, target: dest.map { HostPath.absolute($0) }, format: format,
             asVolume: asVolume, instant: instant ? true : nil, salvage: salvage ? true : nil,
-            autoDismiss: instant)
+            speed: limit?.bytes, autoDismiss: instant)
         guard let asVolume, instant else {
             return try await agent.runJob(PointRestore.self, arguments)
         }
