@@ -115,12 +115,16 @@ package enum AgentMain {
         }
     }
 
-    /// Records from time to time that the volumes are open, until the task is cancelled.
+    /// Records from time to time that the volumes are open, and tidies their activity logs, until
+    /// the task is cancelled.
     private static func beat(_ agent: Agent) async {
         while true {
             do { try await Task.sleep(for: VolumeStore.heartbeatInterval) } catch { return }
             do throws(BlockError) { try await agent.volumes.beat() } catch {
                 agent.log.warning("the heartbeat was not recorded: \(error)")
+            }
+            do throws(BlockError) { try await agent.volumes.retireCold() } catch {
+                agent.log.warning("cold regions stay in the activity log: \(error)")
             }
         }
     }

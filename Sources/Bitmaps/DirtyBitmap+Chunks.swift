@@ -6,11 +6,13 @@ package import BlockCore
 
 extension DirtyBitmap {
     /// Snapshots of the chunks that changed since they were last taken, which then count as
-    /// persisted; with a `range`, only of those that it touches.
+    /// persisted; with a `range`, only of those that it touches, and at most `limit`.
     ///
     /// A mark that completed before the call is in the result or in an earlier one; a mark during
     /// the call is in the result or in the next one.
-    package func takeDirtyChunks(touching range: ByteRange? = nil) -> [BitmapChunk] {
+    package func takeDirtyChunks(
+        touching range: ByteRange? = nil, limit: Int = .max
+    ) -> [BitmapChunk] {
         let range = range ?? ByteRange(offset: 0, lengthBytes: lengthBytes)
         let end = endInside(range)
         guard range.offset < end else { return [] }
@@ -18,6 +20,7 @@ extension DirtyBitmap {
         var chunks: [BitmapChunk] = []
         for index in Int(range.offset / chunkBytes)...Int((end - 1) / chunkBytes) {
             guard let bits = chunk(index), bits.needsPersisting else { continue }
+            guard chunks.count < limit else { break }
             chunks.append(
                 BitmapChunk(index: index, bytes: bits.take(byteCount: byteCount(ofChunk: index))))
         }

@@ -52,7 +52,7 @@ package final class DirtyBitmap: @unchecked Sendable {
             throw BlockError(
                 .invalid, "make a dirty bitmap", on: "granularity \(granularityBytes)",
                 detail: "the bitmap of \(lengthBytes) bytes would be larger than 512 MiB; "
-                    + "choose a larger granularity")
+                    + "choose a larger granularity: \(Self.granularityBytesMin(for: lengthBytes))")
         }
         self.lengthBytes = lengthBytes
         self.granularityBytes = granularityBytes
@@ -67,6 +67,15 @@ package final class DirtyBitmap: @unchecked Sendable {
         for index in 0..<chunkCount { chunk(index)?.deallocate() }
         table.deinitialize(count: chunkCount)
         table.deallocate()
+    }
+
+    /// The smallest granularity that keeps a bitmap of that length within its bound.
+    private static func granularityBytesMin(for lengthBytes: UInt64) -> UInt64 {
+        var granularityBytes = granularityBytesMin
+        while granularityBytes < granularityBytesMax,
+            (lengthBytes - 1) / granularityBytes >= bitmapBytesMax * 8
+        { granularityBytes *= 2 }
+        return granularityBytes
     }
 
     // MARK: Changing

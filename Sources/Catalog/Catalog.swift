@@ -1,12 +1,14 @@
 import BlockCore
 import GRDB
+import Synchronization
 
 // What the agent must not forget: volumes, bitmaps, the activity log, repositories, points, jobs.
 //
 // The rule of the whole project is kept here: at every instant, also after a crash and a power
 // loss, the bitmap in the catalog together with the regions in the activity log covers every byte
 // that differs from the last committed point. Therefore every commit is durable when it returns
-// (`synchronous` is FULL), and what must change together changes in one `write`.
+// (`synchronous` is FULL), and what must change together changes in one `write`. The one exception
+// is a commit for which a caller asks for less (see `Durability`).
 //
 // A commit that throws was rolled back, but after an I/O error the medium may show it yet after a
 // crash. So a region whose removal failed counts as not announced: it is announced again before
@@ -23,6 +25,8 @@ package final class Catalog: Sendable {
     package let path: String
     private let pool: DatabasePool
     private let failCommit: (@Sendable () -> CatalogError?)?
+    /// What `synchronous` is on the connection that writes, at which only that one's queue looks.
+    private let synchronous = Mutex(Durability.power)
 
     /// Opens the catalog of `directory`, creating it if there is none, and checks all of it.
     ///
@@ -85,21 +89,41 @@ package final class Catalog: Sendable {
         }
     }
 
-    /// Calls `body` with a transaction and commits what it did: durably when this returns, not at
-    /// all when this or the body throws.
+    /// Calls `body` with a transaction and commits what it did: as durably as `durability` says
+    /// when this returns, not at all when this or the body throws.
     package func write<T>(
+        durability: Durability = .power,
         _ body: (CatalogTransaction) throws(CatalogError) -> T
     ) throws(CatalogError) -> T {
         do {
-            return try pool.write { database in
-                let result = try body(CatalogTransaction(database, path: path))
-                if let error = failCommit?() { throw error }
-                return result
+            return try pool.writeWithoutTransaction { database in
+                try setSynchronous(durability, on: database)
+                var result: T?
+                try database.inTransaction {
+                    result = try body(CatalogTransaction(database, path: path))
+                    if let error = failCommit?() { throw error }
+                    return .commit
+                }
+                return result!
             }
         } catch let error as CatalogError {
             throw error
         } catch {
             throw CatalogError(sqlite: error, "commit", on: path)
+        }
+    }
+
+    /// SQLite keeps the setting of a connection, so it changes only between commits that differ.
+    private func setSynchronous(_ durability: Durability, on database: Database) throws {
+        try synchronous.withLock { present in
+            guard present != durability else { return }
+            try database.execute(sql: "PRAGMA synchronous = \(durability.synchronous)")
+            guard try WriterSettings(database: database).synchronous == durability.synchronous
+            else {
+                throw CatalogError(
+                    .other, "commit", on: path, detail: "SQLite does not change `synchronous`")
+            }
+            present = durability
         }
     }
 
@@ -138,6 +162,16 @@ package final class Catalog: Sendable {
             synchronous = try Int.fetchOne(database, sql: "PRAGMA synchronous") ?? -1
             journalMode = try String.fetchOne(database, sql: "PRAGMA journal_mode") ?? ""
             enforcesForeignKeys = try Bool.fetchOne(database, sql: "PRAGMA foreign_keys") ?? false
+        }
+    }
+}
+
+extension Durability {
+    /// SQLite's number for it: FULL waits for the medium at every commit, NORMAL does not.
+    fileprivate var synchronous: Int {
+        switch self {
+        case .power: 2
+        case .process: 1
         }
     }
 }

@@ -31,6 +31,12 @@ enum CatalogMigrations {
                 sql: "INSERT INTO identity (uuid) VALUES (?)", arguments: [UUID().uuidString])
         }
         registerRestores(in: &migrator)
+        migrator.registerMigration("5") { database in
+            try database.execute(
+                sql: "ALTER TABLE volume ADD COLUMN durability TEXT NOT NULL"
+                    + " DEFAULT 'power' CHECK (durability IN ('power', 'process'))")
+            try database.execute(sql: "ALTER TABLE volume ADD COLUMN bootID TEXT")
+        }
         return migrator
     }
 

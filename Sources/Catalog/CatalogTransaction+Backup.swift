@@ -1,4 +1,5 @@
 package import Bitmaps
+import BlockCore
 
 // A backup in two phases, so that a failed or killed one loses nothing.
 //
@@ -80,7 +81,9 @@ extension CatalogTransaction {
     ) throws(CatalogError) -> BitmapRecord {
         var bitmap = try bitmap(id)
         let successor = try successorToSettle(of: bitmap, "merge the successor back")
-        try orChunks(ofBitmap: successor.id, intoBitmap: id)
+        if !Mutant.dropSuccessorOnFailure.isActive {
+            try orChunks(ofBitmap: successor.id, intoBitmap: id)
+        }
         try putChunks(chunks, ofBitmap: id)
         try delete(successor)
         bitmap.pending = nil

@@ -16,12 +16,12 @@ package final class CatalogTransaction: CatalogSnapshot {
     ) throws(CatalogError) -> VolumeRecord {
         var volume = volume
         try execute(
-            "INSERT INTO volume (uuid, name, lengthBytes, createdAt, isCleanlyClosed, regionBytes)"
-                + " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO volume (uuid, name, lengthBytes, createdAt, isCleanlyClosed, regionBytes,"
+                + " durability) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 volume.uuid.uuidString, volume.name, try integer(volume.lengthBytes),
                 volume.createdAt.microseconds, volume.isCleanlyClosed,
-                try integer(volume.regionBytes),
+                try integer(volume.regionBytes), volume.durability.rawValue,
             ], "insert the volume \(volume.name)")
         volume.id = database.lastInsertedRowID
         try insertNodes(nodes, ofVolume: volume.id)
@@ -42,13 +42,19 @@ package final class CatalogTransaction: CatalogSnapshot {
             "change the volume \(id)")
     }
 
+    /// Says that a volume is open since the start of the host that has the id `bootID`.
+    package func setOpened(volume id: Int64, bootID: String?) throws(CatalogError) {
+        try executeOnOne(
+            "UPDATE volume SET isCleanlyClosed = 0, bootID = ? WHERE id = ?", [bootID, id],
+            "change the volume \(id)")
+    }
+
     /// Says that volumes are open at `time`: what has changed their images later was not us.
     package func beat(_ volumeIDs: [Int64], at time: Date) throws(CatalogError) {
-        for id in volumeIDs {
-            try execute(
-                "UPDATE volume SET heartbeatAt = ? WHERE id = ?", [time.microseconds, id],
-                "record the heartbeat of the volume \(id)")
-        }
+        let list = "[\(volumeIDs.map(String.init).joined(separator: ","))]"
+        try execute(
+            "UPDATE volume SET heartbeatAt = ? WHERE id IN (SELECT value FROM json_each(?))",
+            [time.microseconds, list], "record the heartbeat of volumes")
     }
 
     /// Replaces what is recorded of how the images of a volume look, from the top down.
@@ -62,13 +68,14 @@ package final class CatalogTransaction: CatalogSnapshot {
         }
     }
 
-    /// Changes the length of a volume. Its bitmaps' chunks are the caller's to put.
+    /// Changes the length of a volume and the size of its regions, of which there may be none in
+    /// the activity log. Its bitmaps' chunks are the caller's to put.
     package func setLength(
-        _ lengthBytes: UInt64, volume id: Int64
+        _ lengthBytes: UInt64, regionBytes: UInt64, volume id: Int64
     ) throws(CatalogError) {
         try executeOnOne(
-            "UPDATE volume SET lengthBytes = ? WHERE id = ?", [try integer(lengthBytes), id],
-            "change the volume \(id)")
+            "UPDATE volume SET lengthBytes = ?, regionBytes = ? WHERE id = ?",
+            [try integer(lengthBytes), try integer(regionBytes), id], "change the volume \(id)")
     }
 
     /// Replaces the chain of a volume.

@@ -21,11 +21,16 @@ package struct VolumeRecord: Hashable, Sendable {
 
     /// What the points of the volume bear as their volume's uuid.
     package var pointUUID: UUID { lineageUUID ?? uuid }
+    /// What the announcement of a region has to survive.
+    package var durability: Durability
+    /// In which time between two starts of the host it was last opened; nil if it never was.
+    package var bootID: String?
 
     package init(
         id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
         createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64,
-        heartbeatAt: Date? = nil, lineageUUID: UUID? = nil
+        heartbeatAt: Date? = nil, lineageUUID: UUID? = nil, durability: Durability = .power,
+        bootID: String? = nil
     ) {
         self.id = id
         self.uuid = uuid
@@ -36,6 +41,8 @@ package struct VolumeRecord: Hashable, Sendable {
         self.regionBytes = regionBytes
         self.heartbeatAt = heartbeatAt
         self.lineageUUID = lineageUUID
+        self.durability = durability
+        self.bootID = bootID
     }
 }
 
@@ -46,6 +53,9 @@ extension VolumeRecord: CatalogRow {
             lengthBytes: row["lengthBytes"], createdAt: row.date("createdAt"),
             isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"],
             heartbeatAt: row.dateIfPresent("heartbeatAt"),
-            lineageUUID: (row["lineageUUID"] as String?).flatMap(UUID.init(uuidString:)))
+            lineageUUID: (row["lineageUUID"] as String?).flatMap(UUID.init(uuidString:)),
+            // The column is checked to hold one of the two.
+            durability: Durability(rawValue: row["durability"]) ?? .process,
+            bootID: row["bootID"])
     }
 }

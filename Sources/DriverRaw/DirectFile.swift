@@ -1,20 +1,27 @@
 import BlockCore
+import Synchronization
 
 /// A file by requests that bypass the page cache, in whole units up to the last whole one. What
 /// remains at the end of the file is not to be had this way, and neither is it written: that would
 /// make the file longer.
 final class DirectFile: AlignedStorage {
     /// Where the whole units end.
-    let lengthBytes: UInt64
+    var lengthBytes: UInt64 { length.load(ordering: .relaxed) }
     let unitBytes: UInt64
+    private let length: Atomic<UInt64>
     private let file: HostFile
     private let pool: IOPool
 
     init(_ buffered: HostFile, pool: IOPool) throws(BlockError) {
         file = try HostFile(bypassingPageCacheOf: buffered)
         unitBytes = UInt64(try file.directUnitBytes())
-        lengthBytes = try file.sizeBytes().alignedDown(to: unitBytes)
+        length = Atomic(try file.sizeBytes().alignedDown(to: unitBytes))
         self.pool = pool
+    }
+
+    /// The file was made longer or shorter.
+    func setFileLength(_ lengthBytes: UInt64) {
+        length.store(lengthBytes.alignedDown(to: unitBytes), ordering: .relaxed)
     }
 
     func readAligned(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {

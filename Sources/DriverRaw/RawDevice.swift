@@ -8,10 +8,11 @@ import Synchronization
 /// An image that is its content: a regular file or a block device of the host.
 package final class RawDevice: BlockDevice {
     package let nodeName: String
-    package let lengthBytes: UInt64
+    package var lengthBytes: UInt64 { length.load(ordering: .relaxed) }
     package let isReadOnly: Bool
     package var allocationUnitBytes: UInt64 { 4096 }
 
+    private let length: Atomic<UInt64>
     private let file: HostFile
     private let pool: IOPool
     private let flushes: SharedFlush
@@ -29,7 +30,7 @@ package final class RawDevice: BlockDevice {
         self.file = file
         self.pool = pool
         nodeName = file.path
-        lengthBytes = try file.sizeBytes()
+        length = Atomic(try file.sizeBytes())
         isReadOnly = file.isReadOnly
         flushes = SharedFlush(file: file, pool: pool)
         direct = bypassingPageCache ? try DirectFile(file, pool: pool) : nil
@@ -61,6 +62,29 @@ package final class RawDevice: BlockDevice {
             try? HostDirectory.removeFile(path)
             throw error
         }
+    }
+
+    /// Changes the size of the file. What is new reads as zeroes, what is cut off is gone. Nothing
+    /// may be in flight in what is cut off.
+    package func resize(to lengthBytes: UInt64) async throws(BlockError) {
+        if isReadOnly { throw BlockError(.readOnly, "resize", on: nodeName) }
+        guard lengthBytes <= UInt64(Int64.max) else {
+            throw BlockError(
+                .invalid, "resize", on: nodeName,
+                detail: "\(lengthBytes) bytes are too many for a file")
+        }
+        // Before a cut nothing may be let in any more, after a growth not earlier than it is there.
+        if lengthBytes < self.lengthBytes { setLength(lengthBytes) }
+        try await pool.run { [file] () throws(BlockError) in
+            try file.truncate(toBytes: lengthBytes)
+        }
+        setLength(lengthBytes)
+        try await flush()
+    }
+
+    private func setLength(_ lengthBytes: UInt64) {
+        direct?.setFileLength(lengthBytes)
+        length.store(lengthBytes, ordering: .relaxed)
     }
 
     package func tryRead(

@@ -24,9 +24,19 @@ final class AtomicWords: @unchecked Sendable {
         return words[bit >> 6].load(ordering: .acquiring) & (1 << UInt64(bit & 63)) != 0
     }
 
+    /// Costs no more than a look where the bit is set already.
     func set(_ bit: Int) {
-        precondition(bit >= 0 && bit >> 6 < count)
+        guard !isSet(bit) else { return }
         words[bit >> 6].bitwiseOr(1 << UInt64(bit & 63), ordering: .releasing)
+    }
+
+    /// Returns whether the bit was set.
+    @discardableResult
+    func clear(_ bit: Int) -> Bool {
+        guard isSet(bit) else { return false }
+        let mask: UInt64 = 1 << UInt64(bit & 63)
+        return words[bit >> 6].bitwiseAnd(~mask, ordering: .acquiringAndReleasing).oldValue
+            & mask != 0
     }
 
     func clearAll() {

@@ -1,4 +1,5 @@
 import Bitmaps
+import BlockCore
 import Catalog
 
 /// One bitmap of a volume: its row in the catalog and its bits in memory.
@@ -42,13 +43,21 @@ struct BitmapTable {
     /// The bits that a write sets.
     var recording: [DirtyBitmap] { entries.compactMap(\.recordingBits) }
 
-    /// What changed since it was last taken, with the bits to give it back to on failure.
-    func takeDirtyChunks() -> [TakenChunks] {
+    /// What changed since it was last taken: of all that `range` touches, or of everything, and at
+    /// most `limit` chunks of each bitmap.
+    func takeDirtyChunks(
+        touching range: ByteRange? = nil, limit: Int = .max
+    ) -> [TakenChunks] {
         entries.flatMap { entry in
             [(entry.record.id, entry.bits)]
                 + (entry.successor.map { [($0.record.id, $0.bits)] } ?? [])
         }
-        .map { TakenChunks(bitmapID: $0.0, bits: $0.1, chunks: $0.1.takeDirtyChunks()) }
+        .map {
+            TakenChunks(
+                bitmapID: $0.0, bits: $0.1,
+                chunks: $0.1.takeDirtyChunks(touching: range, limit: limit))
+        }
+        .filter { !$0.chunks.isEmpty }
     }
 }
 
@@ -57,4 +66,7 @@ struct TakenChunks {
     let bitmapID: Int64
     let bits: DirtyBitmap
     let chunks: [BitmapChunk]
+
+    /// Their commit failed: they are due again.
+    func giveBack() { bits.restoreUnpersisted(chunks.map(\.index)) }
 }

@@ -37,6 +37,14 @@ package final class CatalogQueue: Sendable {
         try await thread.run { [catalog] () throws(BlockError) -> T in try body(catalog) }
     }
 
+    /// Runs `body` alone on the catalog's thread some time later, behind what waits there now.
+    func submit(_ body: @escaping @Sendable (Catalog) -> Void) {
+        thread.submit { [catalog] in body(catalog) }
+    }
+
+    /// How many announcements wait for the next commit.
+    var waitingCount: Int { state.withLock { $0.pending.count } }
+
     /// Commits `regions` of the log's volume to the catalog and then sets them in the log.
     func announce(_ regions: [Int], in log: ActivityLog) async throws(BlockError) {
         let failure = await withUnsafeContinuation { continuation in
@@ -58,7 +66,7 @@ package final class CatalogQueue: Sendable {
             defer { state.pending = [] }
             return state.pending
         }
-        let failure = commit(batch)
+        let failure = commit(batch.filter { !$0.log.isEnded })
         for announcement in batch { announcement.continuation.resume(returning: failure) }
         let hasMore = state.withLock { state in
             state.isDraining = !state.pending.isEmpty
@@ -68,8 +76,13 @@ package final class CatalogQueue: Sendable {
     }
 
     private func commit(_ batch: [Announcement]) -> BlockError? {
+        guard !batch.isEmpty else { return nil }
+        if Mutant.trustAnnouncementBeforeCommit.isActive { apply(batch) }
+        // What needs less survives more when it shares a commit.
+        let isForPower = batch.contains { $0.log.durability == .power }
         do throws(CatalogError) {
-            try catalog.write { (transaction) throws(CatalogError) in
+            try catalog.write(durability: isForPower ? .power : .process) {
+                (transaction) throws(CatalogError) in
                 for announcement in batch {
                     try transaction.announce(
                         announcement.regions.map(UInt64.init), ofVolume: announcement.log.volumeID)
@@ -78,8 +91,12 @@ package final class CatalogQueue: Sendable {
         } catch {
             return BlockError(catalog: error, "announce a region")
         }
-        for announcement in batch { announcement.log.didCommit(announcement.regions) }
+        apply(batch)
         return nil
+    }
+
+    private func apply(_ batch: [Announcement]) {
+        for announcement in batch { announcement.log.didCommit(announcement.regions) }
     }
 }
 

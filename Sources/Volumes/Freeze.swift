@@ -65,6 +65,7 @@ package enum Freeze {
         guard let queue = requests.first?.volume.queue else {
             throw BlockError(.invalid, "freeze", on: "no volume")
         }
+        for request in requests { try await request.volume.persistAhead() }
         let started = ContinuousClock.now
         let holds = try await hold(requests.map(\.volume), until: started + deadline)
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
@@ -86,10 +87,11 @@ package enum Freeze {
     private static func hold(
         _ volumes: [Volume], until deadline: ContinuousClock.Instant
     ) async throws(BlockError) -> [(Volume, RangeLock.Hold)] {
+        if Mutant.freezeWithoutDrain.isActive { return [] }
         var holds: [(Volume, RangeLock.Hold)] = []
         for volume in volumes.sorted(by: { $0.id < $1.id }) {
             let rest = deadline - ContinuousClock.now
-            guard let hold = await volume.locks.acquire(volume.wholeRange, within: rest) else {
+            guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
                 for (held, hold) in holds { held.locks.release(hold) }
                 throw BlockError(
                     .busy, "freeze", on: volume.name,
@@ -116,7 +118,8 @@ package enum Freeze {
                     granularityBytes: request.granularityBytes))
         }
         // From here on only the commit can fail, and then the chunks are given back.
-        let taken = tables.flatMap { $0.takeDirtyChunks() }
+        let taken =
+            Mutant.freezeWithoutChunks.isActive ? [] : tables.flatMap { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for chunks in taken {
@@ -129,7 +132,7 @@ package enum Freeze {
                 }
             }
         } catch {
-            for chunks in taken { chunks.bits.restoreUnpersisted(chunks.chunks.map(\.index)) }
+            for chunks in taken { chunks.giveBack() }
             for request in requests { request.volume.log.didClear() }
             throw BlockError(catalog: error, "freeze the bitmaps")
         }

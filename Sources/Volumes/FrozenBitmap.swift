@@ -36,7 +36,10 @@ package struct FrozenBitmap: Sendable {
         point?.giveUp(BlockError(.cancelled, "keep the point", on: volume.name))
         try await end("merge bitmap '\(name)' back", point) {
             (entry, successor, transaction) throws(CatalogError) in
-            entry.bits.mergeOfSameVolume(successor.bits)
+            if Mutant.dropFrozenOnFailure.isActive { entry.bits.clearAll() }
+            if !Mutant.dropSuccessorOnFailure.isActive {
+                entry.bits.mergeOfSameVolume(successor.bits)
+            }
             let merged = try transaction.mergeSuccessorBack(
                 into: entry.record.id, chunks: entry.bits.takeDirtyChunks())
             return BitmapEntry(record: merged, bits: entry.bits)

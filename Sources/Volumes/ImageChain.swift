@@ -1,5 +1,6 @@
 package import BlockCore
 import DriverQcow2
+import DriverRaw
 import Synchronization
 
 /// One opened image of a chain, with the lock under which it was opened.
@@ -98,6 +99,26 @@ package final class ImageChain: Sendable {
             try? await node.device.close()
             node.unlock()
         }
+    }
+
+    /// Changes the length of the top image, durably. What is new reads as zeroes.
+    func resizeTop(to lengthBytes: UInt64) async throws(BlockError) {
+        if let raw = top as? RawDevice {
+            try await raw.resize(to: lengthBytes)
+        } else if let qcow2 = top as? Qcow2Device {
+            try await qcow2.resize(to: lengthBytes)
+        } else {
+            throw BlockError(
+                .unsupported, "resize", on: nodes[0].path,
+                detail: "what an NBD server exports is resized there")
+        }
+    }
+
+    /// How the top looks now. Blocks.
+    func lookAtTop() throws(BlockError) -> ImageFingerprint {
+        guard let lock = nodes[0].lock else { return nodes[0].found }
+        return try ImageFingerprint(
+            of: lock, dataFile: nodes[0].dataLock, format: nodes[0].format)
     }
 
     /// Lets others have the images.

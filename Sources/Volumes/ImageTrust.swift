@@ -30,6 +30,8 @@ enum ImageTrust {
     static func doubt(
         _ volume: VolumeRecord, recorded: [NodeRecord], found: [ImageNode]
     ) -> String? {
+        if let doubt = lostAnnouncements(of: volume) { return doubt }
+        if Mutant.trustChangedImage.isActive { return nil }
         guard recorded.count == found.count,
             zip(recorded, found).allSatisfy({
                 $0.path == $1.path && $0.format == $1.format.rawValue
@@ -47,6 +49,15 @@ enum ImageTrust {
             if let doubt = doubt(node, expected, heartbeat) { return doubt }
         }
         return nil
+    }
+
+    /// A host that went down may have taken the last announcements of a volume with it that asks
+    /// for durability against a process's end only.
+    private static func lostAnnouncements(of volume: VolumeRecord) -> String? {
+        if volume.isCleanlyClosed || volume.durability == .power { return nil }
+        if Mutant.trustProcessAfterPowerLoss.isActive { return nil }
+        if let bootID = volume.bootID, bootID == HostBoot.currentID { return nil }
+        return "the host went down while it was open, and its durability is \"process\""
     }
 
     /// With `heartbeat` the image may have been written by us until that ended.

@@ -170,6 +170,7 @@ package final class PointInTime: Sendable {
     private func keepGranule(_ granule: UInt64) async throws(BlockError) {
         let part = range(ofGranule: granule)
         let content = BufferPool.shared.take(Int(granuleBytes)).prefix(Int(part.lengthBytes))
+        if Mutant.settleBeforeKeeping.isActive { state.withLock { $0.keepZero(granule) } }
         try await source.read(at: part.offset, into: content)
         try fleece.store(content, granule: granule)
         let isFirst = state.withLock { $0.clearOwed(granule) }

@@ -22,6 +22,13 @@ final class RangeLock: Sendable {
     private struct Entry {
         let ticket: UInt64
         let range: ByteRange
+
+        func excludes(_ other: ByteRange) -> Bool {
+            if Mutant.ignoreOverlap.isActive, range.lengthBytes == other.lengthBytes {
+                return false
+            }
+            return range.overlaps(other)
+        }
     }
 
     private struct Waiter {
@@ -40,8 +47,8 @@ final class RangeLock: Sendable {
         }
 
         func isFree(_ range: ByteRange, before waiterIndex: Int) -> Bool {
-            for entry in held where entry.range.overlaps(range) { return false }
-            for index in 0..<waiterIndex where waiting[index].entry.range.overlaps(range) {
+            for entry in held where entry.excludes(range) { return false }
+            for index in 0..<waiterIndex where waiting[index].entry.excludes(range) {
                 return false
             }
             return true
@@ -88,6 +95,12 @@ final class RangeLock: Sendable {
         if let hold = tryAcquire(range) { return hold }
         let (hold, isGranted) = await wait(range, deadline: deadline)
         return isGranted ? hold : nil
+    }
+
+    /// Whether somebody holds a part of `range` at this moment; who only waits for it does not
+    /// count.
+    func isHeld(_ range: ByteRange) -> Bool {
+        state.withLock { state in state.held.contains { $0.range.overlaps(range) } }
     }
 
     /// Gives the range back and lets those through that waited for it.

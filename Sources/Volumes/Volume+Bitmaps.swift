@@ -61,12 +61,18 @@ extension Volume {
                 .invalid, "add a bitmap", on: name,
                 detail: "its name must have 1 to \(Self.bitmapNameBytesMax) bytes")
         }
-        let bits = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: granularity)
-        try await changeBitmaps("add a bitmap") { [id, name] (table, transaction) in
+        try await changeBitmaps("add a bitmap") { [self] (table, transaction) in
             guard table[bitmapName] == nil else {
                 throw BlockError(
                     .invalid, "add a bitmap", on: name,
                     detail: "Bitmap already exists: \(bitmapName)")
+            }
+            let bits: DirtyBitmap
+            do throws(BlockError) {
+                bits = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: granularity)
+            } catch {
+                throw BlockError(
+                    error.kind, "add bitmap '\(bitmapName)'", on: name, detail: error.detail)
             }
             let record = try transaction.insertBitmap(
                 BitmapRecord(
@@ -110,7 +116,9 @@ extension Volume {
     /// Starts or stops recording. A bitmap that stopped continues no point from then on.
     package func setBitmap(_ bitmapName: String, recording: Bool) async throws(BlockError) {
         let verb = recording ? "enable" : "disable"
-        try await changeBitmaps("\(verb) bitmap '\(bitmapName)'") { [name] (table, transaction) in
+        try await changeBitmaps(
+            "\(verb) bitmap '\(bitmapName)'", mutant: .disableWithoutChunks
+        ) { [name] (table, transaction) in
             var entry = try table.idle(bitmapName, of: name)
             if entry.record.isRecording && !recording { entry.record.continues = nil }
             entry.record.isRecording = recording
@@ -131,9 +139,12 @@ extension Volume {
         let merging = sourceBits
         try await changeBitmaps("merge into bitmap '\(target)'") { [name] (table, transaction) in
             var entry = try table.idle(target, of: name)
-            let merged = entry.bits.copy()
+            // A copy, since if the commit fails the old bits stand; only what it changes is put.
+            let merged = try entry.bits.resized(to: entry.bits.lengthBytes)
             for bits in merging { try merged.merge(from: bits) }
-            try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+            if !Mutant.mergeWithoutChunks.isActive {
+                try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+            }
             entry.bits = merged
             table[target] = entry
         }
@@ -212,14 +223,15 @@ extension Volume {
 
     /// Changes the table and the catalog together: either both or neither.
     private func changeBitmaps(
-        _ operation: String,
+        _ operation: String, mutant: Mutant? = nil,
         _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> Void
     ) async throws(BlockError) {
+        try await persistAhead()
         try await atQuietInstant { [self] (catalog) throws(BlockError) in
             var table = bitmaps.withLock { $0 }
             var refusal: BlockError?
             do throws(BlockError) {
-                try persistAll(in: catalog) { (transaction) throws(CatalogError) in
+                try persistAll(in: catalog, mutant) { (transaction) throws(CatalogError) in
                     do {
                         try body(&table, transaction)
                     } catch let error as CatalogError {

@@ -14,8 +14,8 @@ package import BlockCore
 // copied the old data, and nobody would mark the new. Marking also after a failure: a failed
 // write may have changed some of its bytes.
 //
-// The log may be emptied between 1 and 2 (at a quiet instant), so it is looked at again once the
-// range is held; while it is held nobody can empty it.
+// A region may leave the log between 1 and 2, so the log is asked only while the range is held, and
+// what it lacks is announced with the range given back. While a range is held its regions stay.
 //
 // The attempt that never waits does the same steps, and refuses at the first that would wait.
 
@@ -29,11 +29,12 @@ extension Volume {
         defer { locks.release(hold) }
         guard log.isAnnounced(range) else { return false }
         for point in duties.points where !point.allowsWrite(range) { return false }
+        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
             isDone = try top.tryWrite(at: offset, from: source)
         } catch {
-            mark(range)
+            if !Mutant.forgetFailedWrite.isActive { mark(range) }
             throw error
         }
         if isDone { mark(range) }
@@ -76,27 +77,41 @@ extension Volume {
         guard !range.isEmpty else { return }
         let hold = try await holdAnnounced(range)
         defer { locks.release(hold) }
-        for point in duties.points { await point.keep(range) }
+        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
+        if !Mutant.keepAfterWrite.isActive { await keep(range) }
         do throws(BlockError) {
             try await body(top)
         } catch {
-            mark(range)
+            if !Mutant.forgetFailedWrite.isActive { mark(range) }
             throw error
         }
+        if Mutant.keepAfterWrite.isActive { await keep(range) }
         mark(range)
+    }
+
+    /// Step 3.
+    private func keep(_ range: ByteRange) async {
+        if Mutant.writeWithoutKeeping.isActive { return }
+        for point in duties.points { await point.keep(range) }
     }
 
     /// Steps 1 and 2: returns with the range held and in the log.
     private func holdAnnounced(_ range: ByteRange) async throws(BlockError) -> RangeLock.Hold {
         while true {
-            try await log.announce(range)
             let hold = await locks.acquire(range)
+            let log = log
             if log.isAnnounced(range) { return hold }
             locks.release(hold)
+            try await log.announce(range)
+            Retirement.retireExcess(of: self, log)
         }
     }
 
     private func mark(_ range: ByteRange) {
+        if !Mutant.markBeforeWriteOnly.isActive { setBits(range) }
+    }
+
+    private func setBits(_ range: ByteRange) {
         for bitmap in duties.recording { bitmap.mark(range) }
     }
 

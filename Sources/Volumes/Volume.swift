@@ -15,8 +15,10 @@ package final class Volume: BlockDevice {
     package let uuid: String
     package let name: String
 
-    /// The exact length; the top node may be longer by less than its sector size.
-    package let lengthBytes: UInt64
+    /// The exact length; the top node may be longer.
+    package var lengthBytes: UInt64 { length.load(ordering: .relaxed) }
+    /// Changes with the whole volume held.
+    let length: Atomic<UInt64>
 
     /// How long a close waits for writes that do not complete.
     static let closeLimit = Duration.seconds(30)
@@ -27,7 +29,6 @@ package final class Volume: BlockDevice {
     package let doubt: String?
     /// The device that shows the whole chain.
     let top: any BlockDevice
-    let log: ActivityLog
     let locks = RangeLock()
     let queue: CatalogQueue
     let bitmaps: Mutex<BitmapTable>
@@ -46,6 +47,10 @@ package final class Volume: BlockDevice {
     /// part of the volume held, and changed only with the whole of it held.
     nonisolated(unsafe) var duties = WriteDuties()
 
+    /// `nonisolated(unsafe)` is safe because it is read with a part of the volume held or on the
+    /// catalog's thread, and replaced on that thread with the whole of it held.
+    nonisolated(unsafe) var log: ActivityLog
+
     init(
         record: VolumeRecord, chain: ImageChain, doubt: String? = nil,
         bitmaps table: BitmapTable, queue: CatalogQueue
@@ -53,14 +58,14 @@ package final class Volume: BlockDevice {
         id = record.id
         uuid = record.pointUUID.uuidString.lowercased()
         name = record.name
-        lengthBytes = record.lengthBytes
+        length = Atomic(record.lengthBytes)
         self.chain = chain
         self.doubt = doubt
         top = chain.top
         self.queue = queue
         log = ActivityLog(
             volumeID: record.id, lengthBytes: record.lengthBytes, regionBytes: record.regionBytes,
-            queue: queue)
+            durability: record.durability, queue: queue)
         duties.recording = table.recording
         bitmaps = Mutex(table)
     }
@@ -69,6 +74,9 @@ package final class Volume: BlockDevice {
     package var isReadOnly: Bool { top.isReadOnly }
     package var allocationUnitBytes: UInt64 { top.allocationUnitBytes }
     package var chainNodeCount: Int { top.chainNodeCount }
+
+    /// What to hold in order to hold the whole volume, however long it becomes.
+    static let allBytes = ByteRange(offset: 0, end: 1 << 63)
 
     /// Every byte of the volume.
     package var wholeRange: ByteRange { ByteRange(offset: 0, lengthBytes: lengthBytes) }
@@ -88,6 +96,7 @@ package final class Volume: BlockDevice {
     }
 
     package func flush() async throws(BlockError) {
+        if Mutant.flushNothing.isActive { return }
         try await top.flush()
     }
 
@@ -104,7 +113,7 @@ package final class Volume: BlockDevice {
 
     /// `close`, which gives up with nothing changed if writes in flight take longer than `limit`.
     func close(within limit: Duration) async throws(BlockError) {
-        guard await locks.acquire(wholeRange, within: limit) != nil else {
+        guard await locks.acquire(Self.allBytes, within: limit) != nil else {
             throw BlockError(
                 .timedOut, "close", on: name,
                 detail: "writes to it did not complete within \(limit); "
@@ -119,7 +128,7 @@ package final class Volume: BlockDevice {
     package func closeUnlessBusy(
         _ leave: @Sendable () async throws(BlockError) -> Void = {}
     ) async throws(BlockError) -> BlockError? {
-        let hold = await locks.acquire(wholeRange)
+        let hold = await locks.acquire(Self.allBytes)
         guard frozenBitmaps().isEmpty else {
             locks.release(hold)
             throw BlockError(
@@ -146,6 +155,7 @@ package final class Volume: BlockDevice {
                 try transaction.setCleanlyClosed(true, volume: id)
                 try transaction.setFingerprints(fingerprints.map(\.text), ofVolume: id)
             }
+            log.end()
         }
         chain.unlock()
     }
@@ -159,7 +169,7 @@ package final class Volume: BlockDevice {
         _ body: @escaping @Sendable (Catalog) throws(BlockError) -> T
     ) async throws(BlockError) -> T {
         for _ in 0..<tries {
-            guard let hold = await locks.acquire(wholeRange, within: deadline) else { continue }
+            guard let hold = await locks.acquire(Self.allBytes, within: deadline) else { continue }
             defer { locks.release(hold) }
             return try await queue.run(body)
         }
@@ -168,15 +178,43 @@ package final class Volume: BlockDevice {
             detail: "writes in flight did not finish within \(deadline)")
     }
 
+    /// Commits what has changed in the bitmaps, with writes going on and in small commits, so that
+    /// little is left to commit for whoever holds the volume next. The log stays as it is.
+    func persistAhead() async throws(BlockError) {
+        if Mutant.freezeWithoutChunks.isActive || Mutant.disableWithoutChunks.isActive { return }
+        // Once through the longest bitmap: what guests change meanwhile may be more than that.
+        let chunkCount = bitmaps.withLock { $0.entries.map(\.bits.chunkCount).max() ?? 0 }
+        for _ in 0...chunkCount / Self.chunksAhead {
+            let hasMore = try await queue.run { [self] (catalog) throws(BlockError) in
+                let taken = bitmaps.withLock { $0.takeDirtyChunks(limit: Self.chunksAhead) }
+                guard !taken.isEmpty else { return false }
+                do throws(CatalogError) {
+                    try catalog.write { (transaction) throws(CatalogError) in
+                        for one in taken {
+                            try transaction.putChunks(one.chunks, ofBitmap: one.bitmapID)
+                        }
+                    }
+                } catch {
+                    for one in taken { one.giveBack() }
+                    throw BlockError(catalog: error, "save the bitmaps of \(name)")
+                }
+                return taken.contains { $0.chunks.count == Self.chunksAhead }
+            }
+            guard hasMore else { return }
+        }
+    }
+
+    private static let chunksAhead = 64
+
     /// On the catalog's thread with the volume held: commits every changed chunk of every bitmap,
     /// removes all regions from the log, and whatever `change` does, in one transaction.
     ///
     /// With no write in flight the chunks say all that the regions said, so the regions may go.
     func persistAll(
-        in catalog: Catalog,
+        in catalog: Catalog, _ mutant: Mutant? = nil,
         _ change: (CatalogTransaction) throws(CatalogError) -> Void
     ) throws(BlockError) {
-        let changed = bitmaps.withLock { $0.takeDirtyChunks() }
+        let changed = mutant?.isActive == true ? [] : bitmaps.withLock { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for taken in changed {
@@ -186,7 +224,7 @@ package final class Volume: BlockDevice {
                 try change(transaction)
             }
         } catch {
-            for taken in changed { taken.bits.restoreUnpersisted(taken.chunks.map(\.index)) }
+            for taken in changed { taken.giveBack() }
             // A commit that failed may yet show after a crash: its regions are announced again.
             log.didClear()
             throw BlockError(catalog: error, "save the bitmaps of \(name)")

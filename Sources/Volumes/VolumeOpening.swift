@@ -6,18 +6,19 @@ import Foundation
 // How a volume comes to life.
 //
 // After an unclean stop the catalog still holds regions of the activity log: each was announced
-// before it was written. They are marked dirty in every bitmap that was recording, the marks are
-// committed, and the regions leave the log in the same transaction: at no instant does the
-// durable state cover less. A clean stop leaves an empty log, and nothing is marked.
+// before it was written. They are marked dirty in every bitmap that was recording, in memory, and
+// stay in the log, as they were before the stop: at no instant does the durable state cover less.
+// Cold as they are, `Retirement` takes them out little by little. So a start commits the same few
+// rows whatever the size of its volumes. A clean stop leaves an empty log, and nothing is marked.
 //
 // Before that the images are compared with what is recorded of them (`ImageTrust`). If something
-// else may have written them, the bitmaps become inconsistent first, in a commit of its own.
+// else may have written them, the bitmaps become inconsistent, in the same transaction.
 
 enum VolumeOpening {
     /// Adds a volume of an opened chain to the catalog.
     static func create(
         name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool,
-        origin: VolumeOrigin? = nil, queue: CatalogQueue
+        origin: VolumeOrigin? = nil, durability: Durability, queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
@@ -29,7 +30,8 @@ enum VolumeOpening {
             try catalog.writing { (transaction) throws(CatalogError) in
                 let volume = VolumeRecord(
                     name: name, lengthBytes: lengthBytes,
-                    regionBytes: ActivityLog.regionBytes(forLength: lengthBytes))
+                    regionBytes: ActivityLog.regionBytes(forLength: lengthBytes),
+                    durability: durability)
                 guard let origin else {
                     return try transaction.insertVolume(volume, nodes: nodes)
                 }
@@ -37,7 +39,8 @@ enum VolumeOpening {
             }
         }
         do throws(BlockError) {
-            return try await start(record, nodes, chain, queue: queue)
+            let opened = OpenedChain(record: record, nodes: nodes, chain: chain)
+            return try await start([opened], queue: queue)[0].get()
         } catch {
             try await queue.run { (catalog) throws(BlockError) in
                 try catalog.writing { (transaction) throws(CatalogError) in
@@ -48,66 +51,100 @@ enum VolumeOpening {
         }
     }
 
-    /// Opens a volume of the catalog.
-    static func open(
-        _ record: VolumeRecord, _ nodes: [NodeRecord], queue: CatalogQueue
-    ) async throws(BlockError) -> Volume {
-        let chain = try await openChain(of: record, nodes)
-        do throws(BlockError) {
-            return try await start(record, nodes, chain, queue: queue)
-        } catch {
-            chain.unlock()
-            throw error
+    /// The images of a volume, open and locked.
+    struct OpenedChain: Sendable {
+        let record: VolumeRecord
+        let nodes: [NodeRecord]
+        let chain: ImageChain
+    }
+
+    /// Opens the images of a volume of the catalog.
+    static func openChain(
+        of record: VolumeRecord, _ nodes: [NodeRecord]
+    ) async throws(BlockError) -> OpenedChain {
+        guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
+            throw BlockError(
+                .corrupt, "open the volume", on: record.name,
+                detail: "the catalog names no top node of a known format")
+        }
+        let chain = try await IOPool.guest.run { () throws(BlockError) in
+            try ImageOpener.open(
+                path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
+                pool: .guest)
+        }
+        return OpenedChain(record: record, nodes: nodes, chain: chain)
+    }
+
+    /// Brings the bitmaps of volumes whose images are open in order, all in one transaction. One
+    /// for which that fails stops no other.
+    static func start(
+        _ opened: [OpenedChain], queue: CatalogQueue
+    ) async throws(BlockError) -> [Result<Volume, BlockError>] {
+        try await queue.run { (catalog) throws(BlockError) in
+            try catalog.writing { (transaction) throws(CatalogError) in
+                opened.map { opened in
+                    do throws(BlockError) {
+                        return .success(try start(opened, in: transaction, queue))
+                    } catch {
+                        return .failure(error)
+                    }
+                }
+            }
         }
     }
 
-    /// Brings the bitmaps of a volume whose images are open in order.
     private static func start(
-        _ record: VolumeRecord, _ nodes: [NodeRecord], _ chain: ImageChain, queue: CatalogQueue
-    ) async throws(BlockError) -> Volume {
+        _ opened: OpenedChain, in transaction: CatalogTransaction, _ queue: CatalogQueue
+    ) throws(BlockError) -> Volume {
+        let (record, chain) = (opened.record, opened.chain)
         guard chain.top.lengthBytes >= record.lengthBytes else {
             throw BlockError(
                 .corrupt, "open the volume", on: record.name,
                 detail: "\(chain.nodes[0].path) has \(chain.top.lengthBytes) bytes, "
                     + "\(record.lengthBytes) are recorded: it was cut by something else")
         }
-        return try await queue.run { (catalog) throws(BlockError) in
+        do throws(CatalogError) {
             let doubt = ImageTrust.doubt(
-                record, recorded: try expected(nodes, of: record, chain, in: catalog),
-                found: chain.nodes)
-            if let doubt {
-                try catalog.writing { (transaction) throws(CatalogError) in
-                    try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt)
-                }
-            }
-            let table = try loadBitmaps(of: record, from: catalog)
+                record, recorded: try expected(opened, in: transaction), found: chain.nodes)
+            if let doubt { try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt) }
+            let table = try loadBitmaps(of: record, from: transaction)
             let volume = Volume(
                 record: record, chain: chain, doubt: doubt, bitmaps: table, queue: queue)
-            let regions = try catalog.reading { (catalog) throws(CatalogError) in
-                try catalog.announcedRegions(ofVolume: record.id)
-            }
-            for region in regions {
-                let range = volume.log.range(ofRegion: region)
-                for bitmap in table.recording { bitmap.mark(range) }
-            }
-            try volume.persistAll(in: catalog) { (transaction) throws(CatalogError) in
-                try transaction.setCleanlyClosed(false, volume: record.id)
-                try transaction.beat([record.id], at: Date())
-                try transaction.setNodes(updated(nodes, by: chain), ofVolume: record.id)
-            }
+            try resumeLog(of: volume, table.recording, in: transaction)
+            try transaction.setOpened(volume: record.id, bootID: HostBoot.currentID)
+            try transaction.beat([record.id], at: Date())
+            try transaction.setNodes(updated(opened.nodes, by: chain), ofVolume: record.id)
             return volume
+        } catch {
+            throw BlockError(catalog: error, "open the volume \(record.name)")
         }
     }
 
     /// The recorded nodes that are to be found: only the top one if a stream had come so far that
     /// the image may have forgotten the others (`Volume.forgetBacking`).
     private static func expected(
-        _ nodes: [NodeRecord], of record: VolumeRecord, _ chain: ImageChain, in catalog: Catalog
-    ) throws(BlockError) -> [NodeRecord] {
-        guard nodes.count > 1, chain.nodes.count == 1 else { return nodes }
-        let pins = try catalog.reading { (snapshot) throws(CatalogError) in try snapshot.pins() }
-        let isDetached = pins.contains { $0.volumeID == record.id && $0.isDetaching }
+        _ opened: OpenedChain, in snapshot: CatalogSnapshot
+    ) throws(CatalogError) -> [NodeRecord] {
+        let nodes = opened.nodes
+        guard nodes.count > 1, opened.chain.nodes.count == 1 else { return nodes }
+        let isDetached = try snapshot.pins().contains {
+            $0.volumeID == opened.record.id && $0.isDetaching
+        }
         return isDetached ? Array(nodes.prefix(1)) : nodes
+    }
+
+    /// Marks what may have been written before an unclean stop, and keeps it in the log.
+    private static func resumeLog(
+        of volume: Volume, _ recording: [DirtyBitmap], in transaction: CatalogTransaction
+    ) throws(CatalogError) {
+        let regions = try transaction.announcedRegions(ofVolume: volume.id)
+        guard !recording.isEmpty else { return try transaction.clearRegions(ofVolume: volume.id) }
+        let beyond = regions.filter { volume.log.range(ofRegion: $0).isEmpty }
+        try transaction.removeRegions(beyond, ofVolume: volume.id)
+        for region in regions where !Mutant.forgetLogAfterCrash.isActive {
+            for bitmap in recording { bitmap.mark(volume.log.range(ofRegion: region)) }
+        }
+        volume.log.didCommit(regions.filter { !beyond.contains($0) }.map(Int.init))
     }
 
     /// The rows of the chain as it was found.
@@ -121,27 +158,10 @@ enum VolumeOpening {
         }
     }
 
-    private static func openChain(
-        of record: VolumeRecord, _ nodes: [NodeRecord]
-    ) async throws(BlockError) -> ImageChain {
-        guard let node = nodes.first, let format = ImageFormat(rawValue: node.format) else {
-            throw BlockError(
-                .corrupt, "open the volume", on: record.name,
-                detail: "the catalog names no top node of a known format")
-        }
-        return try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.open(
-                path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
-                pool: .guest)
-        }
-    }
-
     private static func loadBitmaps(
-        of volume: VolumeRecord, from catalog: Catalog
-    ) throws(BlockError) -> BitmapTable {
-        let records = try catalog.reading { (catalog) throws(CatalogError) in
-            try catalog.bitmaps(ofVolume: volume.id)
-        }
+        of volume: VolumeRecord, from catalog: CatalogSnapshot
+    ) throws(CatalogError) -> BitmapTable {
+        let records = try catalog.bitmaps(ofVolume: volume.id)
         var table = BitmapTable()
         for record in records where record.successorOf == nil {
             var entry = BitmapEntry(
@@ -156,13 +176,16 @@ enum VolumeOpening {
     }
 
     private static func load(
-        _ record: BitmapRecord, of volume: VolumeRecord, from catalog: Catalog
-    ) throws(BlockError) -> DirtyBitmap {
-        let bits = try DirtyBitmap(
-            lengthBytes: volume.lengthBytes, granularityBytes: record.granularityBytes)
-        try catalog.reading { (snapshot) throws(CatalogError) in
-            try snapshot.loadChunks(ofBitmap: record.id, into: bits)
+        _ record: BitmapRecord, of volume: VolumeRecord, from catalog: CatalogSnapshot
+    ) throws(CatalogError) -> DirtyBitmap {
+        let bits: DirtyBitmap
+        do throws(BlockError) {
+            bits = try DirtyBitmap(
+                lengthBytes: volume.lengthBytes, granularityBytes: record.granularityBytes)
+        } catch {
+            throw CatalogError(error, "load bitmap \(record.id) of volume \(volume.name)")
         }
+        try catalog.loadChunks(ofBitmap: record.id, into: bits)
         return bits
     }
 }

@@ -16,10 +16,13 @@ package struct VolumeSpecification: Sendable {
     package var backing: (path: String, format: ImageFormat)?
     /// Whether the content of a raw image bypasses the page cache.
     package var isDirect: Bool
+    /// What its bitmaps have to survive.
+    package var durability: Durability
 
     package init(
         name: String, lengthBytes: UInt64, format: ImageFormat, path: String? = nil,
-        backing: (path: String, format: ImageFormat)? = nil, isDirect: Bool = false
+        backing: (path: String, format: ImageFormat)? = nil, isDirect: Bool = false,
+        durability: Durability = .power
     ) {
         self.name = name
         self.lengthBytes = lengthBytes
@@ -27,6 +30,7 @@ package struct VolumeSpecification: Sendable {
         self.path = path
         self.backing = backing
         self.isDirect = isDirect
+        self.durability = durability
     }
 }
 
@@ -47,16 +51,59 @@ package actor VolumeStore {
     }
 
     /// Opens every volume of the catalog and brings its bitmaps in order after an unclean stop.
-    /// One that cannot be opened stops no other.
-    /// What a crash left of images on their way in or out is removed before.
+    /// One that cannot be opened stops no other. What a crash left of images on their way in or out
+    /// is removed before.
     package func openAll() async throws(BlockError) {
         try await NewImage.sweep(queue)
-        for (record, nodes) in try await records() {
-            do throws(BlockError) {
-                open[record.name] = try await VolumeOpening.open(record, nodes, queue: queue)
-                failures[record.name] = nil
-            } catch {
-                failures[record.name] = error
+        var rest = try await records()[...]
+        while !rest.isEmpty {
+            await openTogether(rest.prefix(Self.openedTogether))
+            rest = rest.dropFirst(Self.openedTogether)
+        }
+    }
+
+    /// So many volumes are opened at the same time, and share a commit.
+    private static let openedTogether = 64
+
+    private func openTogether(
+        _ records: ArraySlice<(volume: VolumeRecord, nodes: [NodeRecord])>
+    ) async {
+        let chains = await withTaskGroup(
+            of: (String, Result<VolumeOpening.OpenedChain, BlockError>).self
+        ) { group in
+            for (record, nodes) in records {
+                group.addTask {
+                    do throws(BlockError) {
+                        let opened = try await VolumeOpening.openChain(of: record, nodes)
+                        return (record.name, .success(opened))
+                    } catch {
+                        return (record.name, .failure(error))
+                    }
+                }
+            }
+            return await group.reduce(into: []) { $0.append($1) }
+        }
+        var opened: [VolumeOpening.OpenedChain] = []
+        for (name, result) in chains {
+            switch result {
+            case .success(let chain): opened.append(chain)
+            case .failure(let error): failures[name] = error
+            }
+        }
+        let results: [Result<Volume, BlockError>]
+        do throws(BlockError) {
+            results = try await VolumeOpening.start(opened, queue: queue)
+        } catch {
+            results = opened.map { _ in .failure(error) }
+        }
+        for (one, result) in zip(opened, results) {
+            switch result {
+            case .success(let volume):
+                open[volume.name] = volume
+                failures[volume.name] = nil
+            case .failure(let error):
+                one.chain.unlock()
+                failures[one.record.name] = error
             }
         }
     }
@@ -93,7 +140,7 @@ package actor VolumeStore {
             volume = try await register(
                 specification.name, path: path, format: specification.format,
                 lengthBytes: specification.lengthBytes, isOwned: true,
-                isDirect: specification.isDirect)
+                isDirect: specification.isDirect, durability: specification.durability)
         } catch {
             try? await image.withdraw()
             throw error
@@ -156,7 +203,7 @@ package actor VolumeStore {
     /// warning about the guess, if there is one.
     package func add(
         _ name: String, path: String, format: ImageFormat?, isDirect: Bool = false,
-        reach: ImageReach = .ownFolder
+        reach: ImageReach = .ownFolder, durability: Durability = .power
     ) async throws(BlockError) -> (volume: Volume, warning: String?) {
         try reserve(name)
         defer { reserved.remove(name) }
@@ -175,7 +222,7 @@ package actor VolumeStore {
         }
         let volume = try await register(
             name, path: path, format: known, lengthBytes: nil, isOwned: false, isDirect: isDirect,
-            reach: reach)
+            reach: reach, durability: durability)
         return (volume, warning)
     }
 
@@ -189,7 +236,8 @@ package actor VolumeStore {
     /// A restored volume continues its `origin`.
     package func register(
         _ name: String, path: String, format: ImageFormat, lengthBytes: UInt64?, isOwned: Bool,
-        isDirect: Bool = false, reach: ImageReach = .anywhere, origin: VolumeOrigin? = nil
+        isDirect: Bool = false, reach: ImageReach = .anywhere, origin: VolumeOrigin? = nil,
+        durability: Durability = .power
     ) async throws(BlockError) -> Volume {
         let chain = try await IOPool.guest.run { () throws(BlockError) in
             try ImageOpener.open(
@@ -206,7 +254,7 @@ package actor VolumeStore {
             try await checkIsAlone(name, paths: chain.nodes.map(\.path))
             let volume = try await VolumeOpening.create(
                 name: name, chain: chain, lengthBytes: lengthBytes ?? chain.top.lengthBytes,
-                isOwned: isOwned, origin: origin, queue: queue)
+                isOwned: isOwned, origin: origin, durability: durability, queue: queue)
             open[name] = volume
             failures[name] = nil
             return volume
@@ -265,6 +313,15 @@ package actor VolumeStore {
                 try transaction.beat(ids, at: Date())
             }
         }
+    }
+
+    /// Takes regions that have not been written for a while out of the activity logs, so that after
+    /// a crash they are not dirty without need.
+    package func retireCold(
+        after duration: Duration = Retirement.coldAfter
+    ) async throws(BlockError) {
+        try await Retirement.retireCold(
+            of: volumes().filter { !$0.isReadOnly }, after: duration, on: queue)
     }
 
     /// Closes all volumes cleanly, at the same time, so that one that is stuck keeps no other from

@@ -34,7 +34,7 @@ import Testing
 
         try catalog.write { (transaction) throws(CatalogError) in
             try transaction.setCleanlyClosed(true, volume: volume.id)
-            try transaction.setLength(1024, volume: volume.id)
+            try transaction.setLength(1024, regionBytes: 512, volume: volume.id)
             try transaction.setNodes([nodes[1]], ofVolume: volume.id)
             try transaction.setFingerprints(["8:9"], ofVolume: volume.id)
             try transaction.beat([volume.id], at: Date(timeIntervalSince1970: 1_700_000_000))

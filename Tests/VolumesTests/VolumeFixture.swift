@@ -14,6 +14,8 @@ struct VolumeFixture {
     let commitFailure = CommitFailure()
 
     static let granularityBytes: UInt64 = 64 << 10
+    /// Of every volume that is not large.
+    static let regionBytes: UInt64 = 1 << 20
 
     init(lengthBytes: UInt64 = 8 << 20) throws {
         directory = try TemporaryDirectory()

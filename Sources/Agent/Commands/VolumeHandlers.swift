@@ -17,12 +17,17 @@ extension Agent {
                 arguments.name, path: arguments.file,
                 format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) },
                 isDirect: arguments.direct ?? false,
-                reach: arguments.allowOutside == true ? .anywhere : .ownFolder)
+                reach: arguments.allowOutside == true ? .anywhere : .ownFolder,
+                durability: Durability(arguments.durability))
             try await export(volume)
             return VolumeImport.Result(warning: warning)
         }
         table.on(VolumeRemove.self) { arguments in
             try await remove(arguments)
+            return Nothing()
+        }
+        table.on(BlockResize.self) { arguments in
+            try await resize(arguments)
             return Nothing()
         }
         table.on(QueryVolumes.self) { arguments in
@@ -67,7 +72,8 @@ extension Agent {
         }
         return VolumeSpecification(
             name: arguments.name, lengthBytes: lengthBytes, format: format ?? .qcow2,
-            path: arguments.path, backing: backing, isDirect: arguments.direct ?? false)
+            path: arguments.path, backing: backing, isDirect: arguments.direct ?? false,
+            durability: Durability(arguments.durability))
     }
 
     /// A volume that somebody uses stays: its clients would lose their disk. Its exports go only
@@ -99,6 +105,19 @@ extension Agent {
         return exports
     }
 
+    /// A client that is connected would go on using what a cut takes away.
+    private func resize(_ arguments: BlockResize.Arguments) async throws {
+        let volume = try await volumes.volume(arguments.nodeName)
+        let clients = await exports.exports(ofVolume: volume.name)
+            .reduce(0) { $0 + $1.connectionCount }
+        guard clients == 0 || arguments.size >= volume.lengthBytes else {
+            throw ControlError.generic(
+                "Volume '\(volume.name)' is in use by \(clients) NBD clients: "
+                    + "disconnect them before it is made shorter")
+        }
+        try await volume.resize(to: arguments.size, mayCut: arguments.shrink ?? false)
+    }
+
     private func volumeInfos() async throws -> [VolumeInfo] {
         let open = await volumes.volumes()
         let failures = await volumes.unavailable()
@@ -122,7 +141,17 @@ extension Agent {
                 uri: configuration.uri(ofExport: record.name),
                 state: volume == nil ? "unavailable" : "open",
                 reason: failure?.reason.description,
-                connections: exports.reduce(0) { $0 + $1.connectionCount })
+                connections: exports.reduce(0) { $0 + $1.connectionCount },
+                durability: record.durability.rawValue)
+        }
+    }
+}
+
+extension Durability {
+    fileprivate init(_ argument: VolumeDurability?) {
+        switch argument ?? .power {
+        case .power: self = .power
+        case .process: self = .process
         }
     }
 }

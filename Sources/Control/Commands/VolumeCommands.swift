@@ -21,11 +21,13 @@ package enum VolumeCreate: ControlCommand {
         package var allowOutside: Bool?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
+        /// What the bitmaps have to survive. Absent: power.
+        package var durability: VolumeDurability?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
             backing: String? = nil, backingFormat: ImageFormat? = nil, allowOutside: Bool? = nil,
-            direct: Bool? = nil
+            direct: Bool? = nil, durability: VolumeDurability? = nil
         ) {
             self.name = name
             self.size = size
@@ -35,10 +37,11 @@ package enum VolumeCreate: ControlCommand {
             self.backingFormat = backingFormat
             self.allowOutside = allowOutside
             self.direct = direct
+            self.durability = durability
         }
 
         private enum CodingKeys: String, CodingKey {
-            case name, size, format, path, backing, direct
+            case name, size, format, path, backing, direct, durability
             case backingFormat = "backing-format"
             case allowOutside = "allow-outside"
         }
@@ -59,16 +62,19 @@ package enum VolumeImport: ControlCommand {
         package var allowOutside: Bool?
         /// Whether the content of a raw image bypasses the host's page cache. Absent: false.
         package var direct: Bool?
+        /// What the bitmaps have to survive. Absent: power.
+        package var durability: VolumeDurability?
 
         package init(
             name: String, file: String, format: ImageFormat? = nil, allowOutside: Bool? = nil,
-            direct: Bool? = nil
+            direct: Bool? = nil, durability: VolumeDurability? = nil
         ) {
             self.name = name
             self.file = file
             self.format = format
             self.allowOutside = allowOutside
             self.direct = direct
+            self.durability = durability
         }
 
         private enum CodingKeys: String, CodingKey {
@@ -82,6 +88,34 @@ package enum VolumeImport: ControlCommand {
         package var warning: String?
 
         package init(warning: String? = nil) { self.warning = warning }
+    }
+}
+
+/// Changes the length of a volume; QEMU's command, but for `shrink`.
+package enum BlockResize: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "block_resize"
+    package static let summary = "change the length of a volume"
+
+    package struct Arguments: Codable, Sendable {
+        /// The volume.
+        package var nodeName: String
+        /// Bytes.
+        package var size: UInt64
+        /// Whether what lies behind the new end may be lost. Absent: false.
+        package var shrink: Bool?
+
+        package init(nodeName: String, size: UInt64, shrink: Bool? = nil) {
+            self.nodeName = nodeName
+            self.size = size
+            self.shrink = shrink
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case size, shrink
+            case nodeName = "node-name"
+        }
     }
 }
 
@@ -127,4 +161,12 @@ package enum VolumeRemove: ControlCommand {
 package enum ImageFormat: String, Codable, Sendable, CaseIterable {
     case qcow2
     case raw
+}
+
+/// What the bitmaps of a volume survive without a doubt.
+package enum VolumeDurability: String, Codable, Sendable, CaseIterable {
+    /// A power loss.
+    case power
+    /// The end of the agent in any way. After the host went down they are not trusted.
+    case process
 }

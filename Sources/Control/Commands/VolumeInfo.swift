@@ -20,11 +20,13 @@ package struct VolumeInfo: Codable, Sendable {
     package var reason: String?
     /// How many NBD clients use it.
     package var connections: Int
+    /// What its bitmaps survive: "power" or "process".
+    package var durability: String
 
     package init(
         name: String, uuid: String, size: UInt64, format: String, path: String,
         nodes: [NodeInfo], bitmaps: [BitmapInfo], exported: Bool, uri: String, state: String,
-        reason: String? = nil, connections: Int
+        reason: String? = nil, connections: Int, durability: String = "power"
     ) {
         self.name = name
         self.uuid = uuid
@@ -38,6 +40,7 @@ package struct VolumeInfo: Codable, Sendable {
         self.state = state
         self.reason = reason
         self.connections = connections
+        self.durability = durability
     }
 }
 

@@ -54,7 +54,7 @@ struct PointMaking {
             try job.checkCancelled()
             let volume = plan.volume
             return try await writer.commit { () async throws(BlockError) in
-                try await volume.flush()
+                if !Mutant.promoteWithoutSourceFlush.isActive { try await volume.flush() }
             }
         } catch {
             await writer.abandon()

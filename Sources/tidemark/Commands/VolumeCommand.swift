@@ -11,6 +11,7 @@ struct VolumeCommand: AsyncParsableCommand {
             """,
         subcommands: [
             VolumeCreateCommand.self, VolumeImportCommand.self, VolumeListCommand.self,
-            VolumeShowCommand.self, VolumeURICommand.self, VolumeRemoveCommand.self,
+            VolumeShowCommand.self, VolumeURICommand.self, VolumeResizeCommand.self,
+            VolumeRemoveCommand.self,
         ])
 }

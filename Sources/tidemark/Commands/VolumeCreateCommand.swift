@@ -42,6 +42,9 @@ struct VolumeCreateCommand: ClientCommand {
     @Flag(help: "Bypass the host's page cache; for raw images.")
     var direct = false
 
+    @Option(help: "What its bitmaps survive: a power loss, or only the end of the agent.")
+    var durability = VolumeDurability.power
+
     func run(_ agent: AgentSession) async throws {
         _ = try await agent.execute(
             VolumeCreate.self,
@@ -49,7 +52,7 @@ struct VolumeCreateCommand: ClientCommand {
                 name: name, size: size?.bytes, format: format,
                 path: path.map { HostPath.absolute($0) },
                 backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat,
-                allowOutside: allowOutside, direct: direct))
+                allowOutside: allowOutside, direct: direct, durability: durability))
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(ByteSize.text(volume.size)), \(volume.uri)"

@@ -35,12 +35,15 @@ struct VolumeImportCommand: ClientCommand {
     @Flag(help: "Bypass the host's page cache; for raw images.")
     var direct = false
 
+    @Option(help: "What its bitmaps survive: a power loss, or only the end of the agent.")
+    var durability = VolumeDurability.power
+
     func run(_ agent: AgentSession) async throws {
         let imported = try await agent.execute(
             VolumeImport.self,
             .init(
                 name: name, file: HostPath.absolute(file), format: format,
-                allowOutside: allowOutside, direct: direct))
+                allowOutside: allowOutside, direct: direct, durability: durability))
         if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {

@@ -4,6 +4,7 @@ import Control
 // What the agent's own types need in order to be options of the command line.
 
 extension ImageFormat: ExpressibleByArgument {}
+extension VolumeDurability: ExpressibleByArgument {}
 extension BackupLevel: ExpressibleByArgument {}
 extension DigestAlgorithm: ExpressibleByArgument {}
 

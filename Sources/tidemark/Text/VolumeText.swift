@@ -10,6 +10,7 @@ enum VolumeText {
             "size     \(ByteSize.text(volume.size)) (\(volume.size) bytes)",
             "state    \(volume.state)\(volume.reason.map { ": \($0)" } ?? "")",
             "clients  \(volume.connections)",
+            "bitmaps  survive \(volume.durability == "power" ? "a power loss" : "the agent's end")",
             "uri      \(volume.exported ? volume.uri : "(not exported)")",
         ]
         lines += chain(volume)
