@@ -1,3 +1,4 @@
+package import BlockCore
 package import Logging
 
 /// What an agent needs to know before it starts.
@@ -5,10 +6,16 @@ package struct AgentConfiguration: Sendable {
     /// The folder of the catalog, the sockets and the images that the agent makes.
     package var stateDirectory: String
     package var logLevel: Logger.Level
+    /// The bound on the agent's memory (`MemoryBudget`), in bytes.
+    package var memoryBytes: UInt64
 
-    package init(stateDirectory: String, logLevel: Logger.Level = .info) {
+    package init(
+        stateDirectory: String, logLevel: Logger.Level = .info,
+        memoryBytes: UInt64 = MemoryBudget.defaultLimitBytes
+    ) {
         self.stateDirectory = stateDirectory
         self.logLevel = logLevel
+        self.memoryBytes = memoryBytes
     }
 
     package var controlSocketPath: String { "\(stateDirectory)/control.sock" }

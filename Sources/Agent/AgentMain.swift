@@ -31,6 +31,7 @@ package enum AgentMain {
         var log = Logger(label: "tidemark") { StreamLogHandler.standardError(label: $0) }
         log.logLevel = configuration.logLevel
         DescriptorLimit.raise()
+        MemoryBudget.shared.limitBytes = configuration.memoryBytes
         try HostDirectory.create(configuration.stateDirectory)
         let lock = try StateDirectoryLock(directory: configuration.stateDirectory)
         defer { withExtendedLifetime(lock) {} }

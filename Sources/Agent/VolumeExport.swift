@@ -1,4 +1,5 @@
 import BlockCore
+import Control
 import NBDServer
 import Synchronization
 import Volumes
@@ -12,20 +13,22 @@ final class VolumeExport: AgentExport {
     private let volume: Volume
     private let chosenBitmaps: [String]?
     private let connections = Atomic<Int>(0)
+    private let failures: GuestFailures
 
     /// The export that every volume has under its own name, with whatever bitmaps there are.
-    convenience init(_ volume: Volume) {
+    convenience init(_ volume: Volume, events: QMPEventHub) {
         self.init(
             volume, id: volume.name, name: volume.name, description: nil,
-            isReadOnly: volume.isReadOnly, bitmaps: nil)
+            isReadOnly: volume.isReadOnly, bitmaps: nil, events: events)
     }
 
     /// An export with `bitmaps`, which the volume has been told to hold.
     init(
         _ volume: Volume, id: String, name: String, description: String?, isReadOnly: Bool,
-        bitmaps: [String]?
+        bitmaps: [String]?, events: QMPEventHub
     ) {
         self.volume = volume
+        failures = GuestFailures(volumeName: volume.name, events: events)
         self.id = id
         self.name = name
         self.description = description ?? "volume \(volume.name) (\(volume.uuid))"
@@ -56,6 +59,8 @@ final class VolumeExport: AgentExport {
     func connectionOpened() { connections.wrappingAdd(1, ordering: .relaxed) }
 
     func connectionClosed() { connections.wrappingSubtract(1, ordering: .relaxed) }
+
+    func requestFailed(_ failure: NBDRequestFailure) { failures.report(failure) }
 
     func wasRemoved() async {
         if let chosenBitmaps { volume.releaseBitmaps(chosenBitmaps) }

@@ -6,6 +6,9 @@ import Synchronization
 /// The first failure stops all workers: each finishes the request that it has in flight, no
 /// buffer is given up before, and then the failure is thrown.
 enum CopyWorkers {
+    /// The most that a worker has in memory at a time: longer pieces are copied in steps.
+    private static let stepBytesMax: UInt64 = 4 << 20
+
     static func run(
         _ source: PieceSource, workerCount: Int = 4, job: Job,
         _ copy: @escaping @Sendable (Piece) async throws(BlockError) -> Void
@@ -30,6 +33,9 @@ enum CopyWorkers {
                     do throws(BlockError) {
                         while failure.value == nil, let piece = try await next() {
                             try job.checkCancelled()
+                            let memoryBytes = min(lengthBytes(piece), stepBytesMax)
+                            await MemoryBudget.shared.wait(for: memoryBytes, for: .jobs)
+                            defer { MemoryBudget.shared.give(memoryBytes, for: .jobs) }
                             try await copy(piece)
                             job.advance(by: lengthBytes(piece))
                         }

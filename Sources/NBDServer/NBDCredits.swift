@@ -6,23 +6,33 @@ import Synchronization
 // connection has some memory of its own, and all share the rest: a connection waits for the shared
 // part only while something of its own is in flight, whose end wakes it.
 
-/// The memory that the connections of a server share.
+/// The memory that the connections of a server share; it counts against the agent's.
 final class NBDSharedMemory: Sendable {
     private let leftBytes: Atomic<Int>
+    private let budget: MemoryBudget
 
-    init(bytes: Int) {
+    init(bytes: Int, budget: MemoryBudget = .shared) {
         leftBytes = Atomic(bytes)
+        self.budget = budget
     }
 
     /// Takes `bytes`; false if there are not so many.
     func tryTake(_ bytes: Int) -> Bool {
-        if leftBytes.subtract(bytes, ordering: .relaxed).newValue >= 0 { return true }
-        give(bytes)
+        if leftBytes.subtract(bytes, ordering: .relaxed).newValue >= 0,
+            budget.tryTake(UInt64(bytes), for: .requests)
+        {
+            return true
+        }
+        leftBytes.add(bytes, ordering: .relaxed)
         return false
     }
 
     /// Gives `bytes` back.
-    func give(_ bytes: Int) { leftBytes.add(bytes, ordering: .relaxed) }
+    func give(_ bytes: Int) {
+        guard bytes > 0 else { return }
+        leftBytes.add(bytes, ordering: .relaxed)
+        budget.give(UInt64(bytes), for: .requests)
+    }
 }
 
 /// What one connection may have in flight: requests that were handed over and not answered yet,

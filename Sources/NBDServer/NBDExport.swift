@@ -39,4 +39,20 @@ package protocol NBDExport: AnyObject, Sendable {
 
     /// The client is gone and every request of it has completed.
     func connectionClosed()
+
+    /// The device failed a client's request, and the client is told so. Must not wait.
+    func requestFailed(_ failure: NBDRequestFailure)
+}
+
+extension NBDExport {
+    package func requestFailed(_ failure: NBDRequestFailure) {}
+}
+
+/// What became of a request that the device failed.
+package struct NBDRequestFailure: Sendable {
+    /// Whether it was to change the disk.
+    package var isWrite: Bool
+    /// Whether the reason is that there is no room for the change.
+    package var isNoSpace: Bool
+    package var reason: String
 }

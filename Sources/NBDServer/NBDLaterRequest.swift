@@ -71,6 +71,7 @@ extension NBDSession {
                 }
             }
         } catch {
+            report(error, of: request)
             return NBDReply(codec.failure(error, request), creditBytes: credit)
         }
     }

@@ -41,3 +41,16 @@ final class NBDSession: Sendable {
         await Task.yield()
     }
 }
+
+extension NBDSession {
+    /// Tells the export of a request that its device failed. What a device cannot do, or is told
+    /// not to try, is no failure of it.
+    func report(_ failure: NBDFailure, of request: NBDRequest) {
+        guard failure.code == .noSpace || failure.code == .inputOutput else { return }
+        export.requestFailed(
+            NBDRequestFailure(
+                isWrite: NBDCommand(rawValue: request.type)?.changesDisk == true,
+                isNoSpace: failure.code == .noSpace,
+                reason: failure.reason))
+    }
+}

@@ -189,7 +189,7 @@ struct NBDTransmission: ~Copyable {
             let slice = BufferPool.shared.take(count).prefix(count)
             try handOver(request, .read(slice, doneBytes: 0))
         case .failed(let error):
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -208,7 +208,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .read(buffer.prefix(count), doneBytes: 0))
         case .failed(let error):
             keep(buffer)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -226,7 +226,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             input.consume(count)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -252,7 +252,7 @@ struct NBDTransmission: ~Copyable {
             try handOver(request, .write(slice))
         case .failed(let error):
             keep(buffer)
-            try fail(request, NBDFailure(error))
+            try failByDevice(request, error)
         }
     }
 
@@ -315,6 +315,14 @@ struct NBDTransmission: ~Copyable {
         try makeRoom(codec.successBytes)
         codec.putSuccess(request, at: output.end)
         output.advance(codec.successBytes)
+    }
+
+    private mutating func failByDevice(
+        _ request: NBDRequest, _ error: BlockError
+    ) throws(Ending) {
+        let failure = NBDFailure(error)
+        session.report(failure, of: request)
+        try fail(request, failure)
     }
 
     private mutating func fail(_ request: NBDRequest, _ failure: NBDFailure) throws(Ending) {

@@ -90,12 +90,37 @@ import Testing
         }
     }
 
-    private func makeCache(_ file: HostFile, cacheBytes: Int) throws -> L2Cache {
+    /// However little memory there is, every table can be read; and all of it comes back.
+    @Test(arguments: [0, 10, 1000])
+    func aCacheKeepsNoMoreTablesThanTheAgentHasMemoryFor(tables: UInt64) throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.path("image.qcow2")
+        // 64 tables of 512 bytes.
+        try Tool.check([
+            "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, "2M",
+        ])
+        try Tool.check(["qemu-io", "-f", "qcow2", "-c", "write 0 2M", path])
+        let budget = MemoryBudget(limitBytes: tables * 512)
+        let file = try HostFile(path: path, access: .readOnly)
+        var cache: L2Cache? = try makeCache(file, cacheBytes: 1 << 20, budget: budget)
+        for _ in 0..<2 {
+            for table in 0..<64 { try cache?.load(table) }
+            let used = try #require(budget.usedBytes[.caches])
+            #expect(used == min(tables, 60) * 512)
+        }
+        cache = nil
+        #expect(budget.usedBytes[.caches] == 0)
+    }
+
+    private func makeCache(
+        _ file: HostFile, cacheBytes: Int, budget: MemoryBudget = .shared
+    ) throws -> L2Cache {
         let header = try Qcow2Header(file: file)
         return try L2Cache(
             file: file, header: header,
             l1: try file.readNumbers(Int(header.l1Count), at: header.l1Offset), regions: nil,
-            damage: Damage(file: file, header: header, isReadOnly: true), cacheBytes: cacheBytes)
+            damage: Damage(file: file, header: header, isReadOnly: true), cacheBytes: cacheBytes,
+            budget: budget)
     }
 
     @Test func compressedFormsLieWhereAnEntryCanName() throws {

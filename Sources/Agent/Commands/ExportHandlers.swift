@@ -91,7 +91,8 @@ extension Agent {
         try await volume.holdBitmaps(bitmaps)
         return VolumeExport(
             volume, id: arguments.id, name: arguments.name ?? name,
-            description: arguments.description, isReadOnly: !isWritable, bitmaps: bitmaps)
+            description: arguments.description, isReadOnly: !isWritable,
+            bitmaps: bitmaps, events: events)
     }
 
     private func pointExport(

@@ -13,6 +13,8 @@ final class Refcounts: Sendable {
         var table: [UInt64]
         var tableOffset: UInt64
         var blocks: [Int: RefcountBlock] = [:]
+        /// The memory taken for blocks beyond the least.
+        var takenBytes: UInt64 = 0
         /// The first cluster that no part of the image reaches; new clusters come from here.
         var endCluster: UInt64
         /// What counted as used beyond the end of the file: it was cut off, and is left alone.
@@ -20,6 +22,8 @@ final class Refcounts: Sendable {
     }
 
     private static let cachedBytesMax = 4 << 20
+    /// How many blocks are kept whatever the rest of the agent needs.
+    private static let blocksLeast = 2
 
     let geometry: Qcow2Geometry
     private let file: any StorageFile
@@ -28,21 +32,23 @@ final class Refcounts: Sendable {
     private let order: Int
     private let countsPerBlock: UInt64
     private let blocksMax: Int
+    private let budget: MemoryBudget
     private let state: Mutex<State>
 
     /// Takes `table`, read from the file, and checks that the metadata that the header names is
     /// counted.
     init(
         file: any StorageFile, header: Qcow2Header, table: [UInt64], regions: MetadataRegions,
-        damage: Damage
+        damage: Damage, budget: MemoryBudget = .shared
     ) throws(BlockError) {
+        self.budget = budget
         geometry = header.geometry
         self.file = file
         self.regions = regions
         self.damage = damage
         order = header.refcountOrder
         countsPerBlock = (header.clusterBytes * 8) >> UInt64(order)
-        blocksMax = max(2, Self.cachedBytesMax / Int(header.clusterBytes))
+        blocksMax = max(Self.blocksLeast, Self.cachedBytesMax / Int(header.clusterBytes))
         let fileEnd = geometry.clusters(for: try file.sizeBytes())
         let first = State(
             table: table, tableOffset: header.refcountTableOffset, endCluster: fileEnd)
@@ -62,6 +68,8 @@ final class Refcounts: Sendable {
             state.lost = ClusterRun(first: fileEnd, count: end - fileEnd)
         }
     }
+
+    deinit { state.withLock { dropBlocks(&$0) } }
 
     /// The first cluster beyond all that the image uses.
     var endCluster: UInt64 { state.withLock { $0.endCluster } }
@@ -262,10 +270,24 @@ final class Refcounts: Sendable {
         try bytes.withMutableBytes { (bytes) throws(BlockError) in
             try file.read(at: offset, into: bytes)
         }
-        if state.blocks.count >= blocksMax { state.blocks = [:] }
+        if state.blocks.count >= blocksMax || !takeRoom(&state) { dropBlocks(&state) }
         let block = RefcountBlock(bytes: bytes, order: order)
         state.blocks[number] = block
         return block
+    }
+
+    /// Whether one block more may be kept; its memory is taken then.
+    private func takeRoom(_ state: inout State) -> Bool {
+        guard state.blocks.count >= Self.blocksLeast else { return true }
+        guard budget.tryTake(geometry.clusterBytes, for: .caches) else { return false }
+        state.takenBytes += geometry.clusterBytes
+        return true
+    }
+
+    private func dropBlocks(_ state: inout State) {
+        state.blocks = [:]
+        budget.give(state.takenBytes, for: .caches)
+        state.takenBytes = 0
     }
 
     /// Changes the refcounts of `run`, one write a block; returns the clusters that come to zero.

@@ -31,10 +31,11 @@ final class L2Cache: Sendable {
     private let usesOfEpoch0 = Atomic(0)
     private let usesOfEpoch1 = Atomic(0)
 
-    /// A cache for an image with the L1 table `l1`; `cacheBytes` bounds the memory for L2 tables.
+    /// A cache for an image with the L1 table `l1`; `cacheBytes` bounds the memory for L2 tables,
+    /// and all but the least of it is taken from `budget`.
     init(
         file: any StorageFile, header: Qcow2Header, l1: [UInt64], regions: MetadataRegions?,
-        damage: Damage, cacheBytes: Int
+        damage: Damage, cacheBytes: Int, budget: MemoryBudget = .shared
     ) throws(BlockError) {
         geometry = header.geometry
         decoder = EntryDecoder(header)
@@ -44,11 +45,15 @@ final class L2Cache: Sendable {
         state = HostMutex(
             L2CacheState(
                 l1: l1, l1Offset: header.l1Offset,
-                residentMax: max(4, cacheBytes / Int(header.clusterBytes)),
+                residentMax: max(
+                    L2CacheState.residentLeast, cacheBytes / Int(header.clusterBytes)),
+                tableBytes: header.clusterBytes,
                 space: HostSpace(
                     endBytes: try file.sizeBytes().alignedUp(to: header.clusterBytes),
-                    lost: ByteRange(offset: 0, lengthBytes: 0))))
+                    lost: ByteRange(offset: 0, lengthBytes: 0)), budget: budget))
     }
+
+    deinit { state.withLock { $0.forgetAll() } }
 
     /// Maps as much of `range` from its start as the tables in memory and the room in `runs` allow.
     /// The offsets are good until `end` is called, exactly once.

@@ -126,6 +126,8 @@ final class RestoreCopy: Sendable {
             try await copyZeroes(piece)
             return reader.doubts(about: piece)
         }
+        await MemoryBudget.shared.wait(for: piece.range.lengthBytes, for: .jobs)
+        defer { MemoryBudget.shared.give(piece.range.lengthBytes, for: .jobs) }
         let content = BufferPool.shared.take(Int(piece.range.lengthBytes))
             .prefix(Int(piece.range.lengthBytes))
         if piece.range.end <= destination.journal.flushedBytes {

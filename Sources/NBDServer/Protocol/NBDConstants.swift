@@ -98,6 +98,14 @@ enum NBDCommand: UInt16 {
     case cache = 5
     case writeZeroes = 6
     case blockStatus = 7
+
+    /// Whether it exists to change what the export holds, or to keep what was changed.
+    var changesDisk: Bool {
+        switch self {
+        case .write, .writeZeroes, .trim, .flush: true
+        case .read, .disconnect, .cache, .blockStatus: false
+        }
+    }
 }
 
 /// The flags of a request.

@@ -1,5 +1,6 @@
 import Agent
 import ArgumentParser
+import BlockCore
 import Logging
 
 /// `tidemark agent`: runs the agent itself.
@@ -18,10 +19,22 @@ struct AgentCommand: AsyncParsableCommand, GlobalOptionsHolder {
 
     @OptionGroup var global: GlobalOptions
 
+    @Option(
+        help: .size(
+            "The bound on the memory for requests, caches, fleeces and jobs, all together; 1G "
+                + "unless given, at least 64M."))
+    var memory: ByteSize?
+
+    func validate() throws {
+        guard let memory, memory.bytes < MemoryBudget.leastLimitBytes else { return }
+        throw ValidationError("--memory: the agent needs at least 64M")
+    }
+
     func run() async throws {
         let level: Logger.Level = global.verbose ? .debug : global.quiet ? .warning : .info
         try await AgentMain.run(
             configuration: AgentConfiguration(
-                stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level))
+                stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level,
+                memoryBytes: memory?.bytes ?? MemoryBudget.defaultLimitBytes))
     }
 }
