@@ -1,4 +1,4 @@
-package import BlockCore
+import BlockCore
 package import Logging
 
 /// What an agent needs to know before it starts.

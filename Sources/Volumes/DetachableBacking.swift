@@ -44,10 +44,10 @@ final class DetachableBacking: BlockDevice {
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> Bool {
+    ) throws(BlockError) -> ReadAttempt {
         guard let device = begin() else {
             destination.initializeMemory(as: UInt8.self, repeating: 0)
-            return true
+            return .done
         }
         defer { end() }
         return try device.tryRead(at: offset, into: destination)
