@@ -5,10 +5,19 @@ package struct AgentConfiguration: Sendable {
     /// The folder of the catalog, the sockets and the images that the agent makes.
     package var stateDirectory: String
     package var logLevel: Logger.Level
+    /// What backups may hold back in memory of what guests overwrite meanwhile.
+    package var fleeceMemoryBytes: UInt64
+    /// The same, in files of the state directory.
+    package var fleeceDiskBytes: UInt64
 
-    package init(stateDirectory: String, logLevel: Logger.Level = .info) {
+    package init(
+        stateDirectory: String, logLevel: Logger.Level = .info,
+        fleeceMemoryBytes: UInt64 = 256 << 20, fleeceDiskBytes: UInt64 = 64 << 30
+    ) {
         self.stateDirectory = stateDirectory
         self.logLevel = logLevel
+        self.fleeceMemoryBytes = fleeceMemoryBytes
+        self.fleeceDiskBytes = fleeceDiskBytes
     }
 
     package var controlSocketPath: String { "\(stateDirectory)/control.sock" }

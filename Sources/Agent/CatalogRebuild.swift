@@ -10,6 +10,8 @@ package struct CatalogRebuildSummary: Sendable {
     /// How many volumes have points.
     package var volumes: Int
     package var points: Int
+    /// How many groups of points are complete.
+    package var groups: Int
     /// Where the catalog that was there before is now.
     package var keptAside: String?
 }
@@ -37,6 +39,7 @@ package enum CatalogRebuild {
         let store = RepositoryStore(queue: queue)
         var volumes: Set<String> = []
         var pointCount = 0
+        var groupCount = 0
         for (location, repository) in found {
             try await store.add(
                 freeName(for: location, among: store.records().map(\.name)), location: location,
@@ -46,10 +49,11 @@ package enum CatalogRebuild {
                 volumes.insert(manifest.volume.uuid)
                 pointCount += 1
             }
+            groupCount += try await repository.groups().count
         }
         try queue.catalog.close()
         return CatalogRebuildSummary(
-            volumes: volumes.count, points: pointCount, keptAside: keptAside)
+            volumes: volumes.count, points: pointCount, groups: groupCount, keptAside: keptAside)
     }
 
     private static func freeName(for location: RepositoryLocation, among taken: [String]) -> String

@@ -12,16 +12,28 @@ struct AgentCommand: AsyncParsableCommand, GlobalOptionsHolder {
             control.sock there and serves volumes over NBD on nbd.sock. SIGTERM ends it \
             orderly. -v logs more, -q only warnings.
 
+            What guests overwrite while a backup runs is held back until the backup has read it: in \
+            memory, then in the state directory. A backup for which both are full is given up; its \
+            guest goes on.
+
             Example:
               tidemark --state /srv/tidemark agent
             """)
 
     @OptionGroup var global: GlobalOptions
 
+    @Option(help: .size("The memory for that, for all backups together; else 256M."))
+    var fleeceMemory: ByteSize?
+
+    @Option(help: .size("The disk space for that, for all backups together; else 64G."))
+    var fleeceDisk: ByteSize?
+
     func run() async throws {
         let level: Logger.Level = global.verbose ? .debug : global.quiet ? .warning : .info
-        try await AgentMain.run(
-            configuration: AgentConfiguration(
-                stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level))
+        var configuration = AgentConfiguration(
+            stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level)
+        if let fleeceMemory { configuration.fleeceMemoryBytes = fleeceMemory.bytes }
+        if let fleeceDisk { configuration.fleeceDiskBytes = fleeceDisk.bytes }
+        try await AgentMain.run(configuration: configuration)
     }
 }

@@ -3,7 +3,7 @@ import TestSupport
 
 /// An agent of this build, running on a state directory, and the command line to talk to it.
 final class AgentProcess {
-    private static let executable: String = {
+    static let executable: String = {
         // The test runner lies beside the executable that is tested.
         let runner = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         return runner.deletingLastPathComponent().appendingPathComponent("tidemark").path
