@@ -88,7 +88,8 @@ let package = Package(
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
-        tests("JobsTests", ["Jobs", "BlockCore", "Catalog", "Repository", "Volumes"]),
+        tests(
+            "JobsTests", ["Jobs", "BlockCore", "Catalog", "DriverRaw", "Repository", "Volumes"]),
         tests("ControlTests", ["BlockCore", "Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],

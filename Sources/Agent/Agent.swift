@@ -19,9 +19,18 @@ struct Agent: Sendable {
     let overlays: PointOverlays
     let events: QMPEventHub
     let copies: CatalogCopies
+    let recovery: Recovery
+    /// What the backups of all volumes together may hold back.
+    let fleeceBudget: FleeceBudget
 
-    /// How much old data a backup may hold back, and where.
-    var fleece: FleeceLimits { FleeceLimits(directory: configuration.stateDirectory) }
+    /// How much old data the backup of a volume may hold back, and where.
+    var fleece: FleeceLimits {
+        var limits = FleeceLimits(
+            directory: configuration.stateDirectory, budget: fleeceBudget)
+        limits.memoryBytes = min(limits.memoryBytes, fleeceBudget.memoryBytes)
+        limits.spillBytes = fleeceBudget.spillBytes
+        return limits
+    }
 
     /// Offers a volume to NBD clients under its own name, with all its bitmaps.
     func export(_ volume: Volume) async throws(BlockError) {

@@ -8,14 +8,21 @@ package struct AgentConfiguration: Sendable {
     package var logLevel: Logger.Level
     /// The bound on the agent's memory (`MemoryBudget`), in bytes.
     package var memoryBytes: UInt64
+    /// What of it backups may hold back of what guests overwrite meanwhile.
+    package var fleeceMemoryBytes: UInt64
+    /// The same, in files of the state directory.
+    package var fleeceDiskBytes: UInt64
 
     package init(
         stateDirectory: String, logLevel: Logger.Level = .info,
-        memoryBytes: UInt64 = MemoryBudget.defaultLimitBytes
+        memoryBytes: UInt64 = MemoryBudget.defaultLimitBytes,
+        fleeceMemoryBytes: UInt64 = 256 << 20, fleeceDiskBytes: UInt64 = 64 << 30
     ) {
         self.stateDirectory = stateDirectory
         self.logLevel = logLevel
         self.memoryBytes = memoryBytes
+        self.fleeceMemoryBytes = fleeceMemoryBytes
+        self.fleeceDiskBytes = fleeceDiskBytes
     }
 
     package var controlSocketPath: String { "\(stateDirectory)/control.sock" }

@@ -91,7 +91,12 @@ package enum AgentMain {
                 stateDirectory: configuration.stateDirectory, log: log),
             events: events,
             copies: CatalogCopies(
-                catalog: catalog, stateDirectory: configuration.stateDirectory, log: log))
+                catalog: catalog, stateDirectory: configuration.stateDirectory, log: log),
+            recovery: Recovery(
+                volumes: await volumes.volumes(), repositories: repositories, log: log),
+            fleeceBudget: FleeceBudget(
+                memoryBytes: configuration.fleeceMemoryBytes,
+                spillBytes: configuration.fleeceDiskBytes))
         for volume in await volumes.volumes() { try await agent.export(volume) }
         return agent
     }
@@ -131,14 +136,8 @@ package enum AgentMain {
 
     /// Starts the recovery and gives it a moment, so that commands normally find it done.
     private static func recover(_ agent: Agent) async -> Task<Void, Never> {
-        let volumes = await agent.volumes.volumes()
-        let recovery = Recovery(
-            volumes: volumes, repositories: agent.repositories, log: agent.log)
         let done = DoneFlag()
-        let task = Task {
-            await recovery.run()
-            done.set()
-        }
+        let task = Task { await agent.recovery.run(firstDone: { done.set() }) }
         let end = ContinuousClock.now + .seconds(10)
         while !done.isSet, ContinuousClock.now < end {
             try? await Task.sleep(for: .milliseconds(2))

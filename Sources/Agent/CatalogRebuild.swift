@@ -10,6 +10,8 @@ package struct CatalogRebuildSummary: Sendable {
     /// How many volumes have points.
     package var volumes: Int
     package var points: Int
+    /// How many groups of points are complete.
+    package var groups: Int
     /// The volumes that were taken from a copy of the lost catalog, by name.
     package var revived: [String] = []
     /// Those in it whose images are not here.
@@ -44,6 +46,7 @@ package enum CatalogRebuild {
         let store = RepositoryStore(queue: queue)
         var volumes: Set<String> = []
         var pointCount = 0
+        var groupCount = 0
         for (location, repository) in found {
             try await store.add(
                 freeName(for: location, among: store.records().map(\.name)), location: location,
@@ -53,9 +56,10 @@ package enum CatalogRebuild {
                 volumes.insert(manifest.volume.uuid)
                 pointCount += 1
             }
+            groupCount += try await repository.groups().count
         }
         var summary = CatalogRebuildSummary(
-            volumes: volumes.count, points: pointCount, keptAside: keptAside)
+            volumes: volumes.count, points: pointCount, groups: groupCount, keptAside: keptAside)
         if let copy {
             (summary.revived, summary.missing) = try revival.revive(copy, into: queue.catalog)
         }

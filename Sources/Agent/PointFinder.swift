@@ -41,6 +41,20 @@ struct PointFinder: Sendable {
         return found.sorted { $0.id < $1.id }
     }
 
+    /// The manifests of the groups of `points`, by id: of those that are complete, as far as their
+    /// repositories answer.
+    func groups(of points: [FoundPoint]) async -> [String: GroupManifest] {
+        let named = points.filter { $0.summary.manifest?.group != nil }
+        var found: [String: GroupManifest] = [:]
+        for repository in Dictionary(grouping: named, by: \.repository.name).values {
+            guard let groups = try? await repository[0].repository.repository.groups() else {
+                continue
+            }
+            for group in groups { found[group.group.text] = group }
+        }
+        return found
+    }
+
     /// The one point that `text` means: an id, a unique prefix of one, `VOL@latest`, `VOL@-N` (N
     /// before the newest), or `VOL@TIME` (the newest not after that time).
     func resolve(_ text: String) async throws(BlockError) -> FoundPoint {

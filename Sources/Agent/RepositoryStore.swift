@@ -10,6 +10,9 @@ import Volumes
 actor RepositoryStore {
     private let queue: CatalogQueue
     private var attached: [String: AttachedRepository] = [:]
+    /// The threads of each repository: one that hangs holds up no other, nor anything else.
+    private var pools: [String: IOPool] = [:]
+    private static let poolThreadCount = 6
 
     init(queue: CatalogQueue) {
         self.queue = queue
@@ -28,15 +31,19 @@ actor RepositoryStore {
         }
     }
 
+    /// The repository by that name, opened, for a job: after a cancellation of the present task it
+    /// is waited for a few seconds only.
+    nonisolated func open(_ name: String) async throws(BlockError) -> AttachedRepository {
+        try await Detachment.run(on: "repository \(name)") { () async throws(BlockError) in
+            try await self.repository(name)
+        }
+    }
+
     /// The repository by that name, opened.
     func repository(_ name: String) async throws(BlockError) -> AttachedRepository {
         if let known = attached[name] { return known }
-        guard let record = try await records().first(where: { $0.name == name }) else {
-            throw BlockError(
-                .notFound, "find the repository", on: name,
-                detail: "no such repository: `tidemark repo list` shows those that are known")
-        }
-        let repository = try await RepositoryLocation(record.location).open()
+        let record = try await record(name)
+        let repository = try await RepositoryLocation(record.location).open(on: pool(of: name))
         guard repository.details.uuid == record.uuid.uuidString.lowercased() else {
             throw BlockError(
                 .corrupt, "open the repository", on: record.location,
@@ -46,6 +53,24 @@ actor RepositoryStore {
         let result = AttachedRepository(id: record.id, name: name, repository: repository)
         attached[name] = result
         return result
+    }
+
+    /// The row of the repository by that name, which need not answer.
+    func record(_ name: String) async throws(BlockError) -> RepositoryRecord {
+        guard let record = try await records().first(where: { $0.name == name }) else {
+            throw BlockError(
+                .notFound, "find the repository", on: name,
+                detail: "no such repository: `tidemark repo list` shows those that are known")
+        }
+        return record
+    }
+
+    /// The threads for the repository of that name.
+    func pool(of name: String) -> IOPool {
+        if let pool = pools[name] { return pool }
+        let pool = IOPool(name: "repository", threadCount: Self.poolThreadCount)
+        pools[name] = pool
+        return pool
     }
 
     /// The repository with that row in the catalog.
@@ -100,13 +125,15 @@ struct RepositoryLocation: Sendable {
         self.text = URL(fileURLWithPath: text).standardizedFileURL.path
     }
 
-    func open() async throws(BlockError) -> any BackupRepository {
-        try await DirectoryRepository.open(at: text)
+    func open(
+        on pool: IOPool = .background
+    ) async throws(BlockError) -> any BackupRepository {
+        try await DirectoryRepository.open(at: text, pool: pool)
     }
 
-    func create(_ algorithm: Repository.DigestAlgorithm) async throws(BlockError)
-        -> any BackupRepository
-    {
-        try await DirectoryRepository.create(at: text, algorithm: algorithm)
+    func create(
+        _ algorithm: Repository.DigestAlgorithm, on pool: IOPool
+    ) async throws(BlockError) -> any BackupRepository {
+        try await DirectoryRepository.create(at: text, algorithm: algorithm, pool: pool)
     }
 }

@@ -83,36 +83,13 @@ package enum HostDirectory {
         return UInt64(status.f_bavail) * UInt64(status.f_frsize)
     }
 
-    /// Replaces the file at `path` by `bytes`, durably and at one instant: a temporary file is
-    /// written, flushed and renamed, and the directory flushed.
+    /// Replaces the file at `path` by `bytes`, durably and at one instant.
     package static func replaceFile(_ path: String, with bytes: [UInt8]) throws(BlockError) {
-        let temporary = "\(path).\(getpid()).\(UInt32.random(in: 0 ... .max)).tmp"
-        do throws(BlockError) {
-            let file = try HostFile(path: temporary, access: .create)
-            try bytes.withBytes { (bytes) throws(BlockError) in
-                try file.write(at: 0, from: bytes)
-            }
-            try file.flush()
-            try rename(temporary, to: path)
-        } catch {
-            unlink(temporary)
-            throw error
-        }
-        try flush(parent(of: path))
+        try HostFileSystem().replaceFile(path, with: bytes)
     }
 
     /// The whole content of the file at `path`, which must not exceed `limitBytes`.
     package static func readFile(_ path: String, limitBytes: Int) throws(BlockError) -> [UInt8] {
-        let file = try HostFile(path: path, access: .readOnly)
-        let size = try file.sizeBytes()
-        guard size <= UInt64(limitBytes) else {
-            throw BlockError(
-                .corrupt, "read", on: path, detail: "\(size) bytes, at most \(limitBytes) expected")
-        }
-        var bytes = [UInt8](repeating: 0, count: Int(size))
-        try bytes.withMutableBytes { (bytes) throws(BlockError) in
-            try file.read(at: 0, into: bytes)
-        }
-        return bytes
+        try HostFileSystem().readFile(path, limitBytes: limitBytes)
     }
 }

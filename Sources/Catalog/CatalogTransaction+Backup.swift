@@ -23,10 +23,11 @@ extension CatalogTransaction {
     /// activity log with it, put the chunks of all other recording bitmaps of the volume in the
     /// same transaction and call `clearRegions`.
     ///
-    /// An inconsistent bitmap may be frozen too: a full backup starts it afresh. Throws `busy` if
-    /// the bitmap is frozen, `other` if it is a successor.
+    /// An inconsistent bitmap may be frozen too, and with `restarts` a disabled one: a backup that
+    /// does not depend on the bitmap starts it afresh. Throws `busy` if the bitmap is frozen,
+    /// `other` if it is a successor.
     package func freezeBitmap(
-        _ id: Int64, for point: PointReference, chunks: [BitmapChunk]
+        _ id: Int64, for point: PointReference, chunks: [BitmapChunk], restarts: Bool = false
     ) throws(CatalogError) -> BitmapRecord {
         var bitmap = try bitmap(id)
         let operation = "freeze the bitmap \(bitmap.name ?? "\(id)")"
@@ -44,16 +45,18 @@ extension CatalogTransaction {
         return try insertBitmap(
             BitmapRecord(
                 volumeID: bitmap.volumeID, name: nil, granularityBytes: bitmap.granularityBytes,
-                isRecording: bitmap.isRecording, successorOf: id))
+                isRecording: bitmap.isRecording || restarts, successorOf: id))
     }
 
     /// Ends a backup that succeeded: removes the frozen bitmap with its bits, gives its name to
     /// the successor, which continues `point` from now on, and adds the point. Returns the
     /// bitmap that was the successor, under its own number.
     ///
-    /// Throws `other` if the bitmap is not frozen for that very point.
+    /// With `continuesParent` it continues the point's parent instead: what changed between the two
+    /// is the caller's to put into it. Throws `other` if the bitmap is not frozen for that very
+    /// point.
     package func promoteSuccessor(
-        of id: Int64, point: PointRecord
+        of id: Int64, point: PointRecord, continuesParent: Bool = false
     ) throws(CatalogError) -> BitmapRecord {
         let frozen = try bitmap(id)
         var successor = try successorToSettle(of: frozen, "promote the successor")
@@ -65,7 +68,7 @@ extension CatalogTransaction {
         try delete(frozen)
         successor.name = frozen.name
         successor.successorOf = nil
-        successor.continues = point.reference
+        successor.continues = continuesParent ? point.parentReference : point.reference
         try updateBitmap(successor)
         try upsertPoint(point)
         return successor

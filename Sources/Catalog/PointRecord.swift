@@ -43,6 +43,10 @@ package struct PointRecord: Hashable, Sendable {
     package var reference: PointReference {
         PointReference(repositoryID: repositoryID, pointID: id)
     }
+
+    package var parentReference: PointReference? {
+        parentID.map { PointReference(repositoryID: repositoryID, pointID: $0) }
+    }
 }
 
 extension PointRecord: CatalogRow {

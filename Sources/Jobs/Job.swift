@@ -22,6 +22,7 @@ package final class Job: Sendable {
         var totalBytes: UInt64 = 0
         var isCancelled = false
         var error: String?
+        var failure: BlockError?
         var result: JobResult?
         var task: Task<Void, Never>?
     }
@@ -42,6 +43,9 @@ package final class Job: Sendable {
 
     /// Why the job failed, once it has.
     package var error: String? { state.withLock { $0.error } }
+
+    /// What it failed with, unless it was cancelled.
+    package var failure: BlockError? { state.withLock { $0.failure } }
 
     /// What came of it, once it has succeeded.
     package var result: JobResult? { state.withLock { $0.result } }
@@ -78,7 +82,12 @@ package final class Job: Sendable {
 
     func set(_ status: JobStatus) { state.withLock { $0.status = status } }
 
-    func fail(_ message: String) { state.withLock { $0.error = message } }
+    func fail(_ error: BlockError) {
+        state.withLock { state in
+            state.error = state.isCancelled ? "the job was cancelled" : error.description
+            if !state.isCancelled { state.failure = error }
+        }
+    }
 
     func succeed(_ result: JobResult) {
         state.withLock { state in

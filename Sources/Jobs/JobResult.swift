@@ -32,6 +32,8 @@ package struct BackupOutcome: Sendable {
     package var duration: Duration
     /// For how long the guest's writes were held.
     package var freezeDuration: Duration
+    /// The longest that one of them was held up besides.
+    package var worstWriteDelay: Duration
 }
 
 /// What a restore wrote.

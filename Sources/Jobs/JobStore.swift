@@ -94,7 +94,7 @@ package actor JobStore {
             move(job, to: .waiting)
             move(job, to: .pending)
         } catch {
-            job.fail(job.isCancelled ? "the job was cancelled" : error.description)
+            job.fail(error)
             move(job, to: .aborting)
         }
         move(job, to: .concluded)

@@ -1,4 +1,5 @@
 import BlockCore
+import Repository
 
 // What a copy has to do, cut into pieces that several workers fetch in ascending order.
 //
@@ -12,6 +13,8 @@ struct Piece: Sendable {
     var range: ByteRange
     /// Whether the map said that it reads as zeroes.
     var isZero: Bool
+    /// What it is to be compared with, if that was asked for.
+    var parentCells: [ContentPiece] = []
 }
 
 /// Hands out the pieces of some ranges of a device, in ascending order.
@@ -22,19 +25,22 @@ actor PieceSource {
     private let alignmentBytes: UInt64
     private let pieceBytes: UInt64
     private let nextRange: @Sendable (UInt64) -> ByteRange?
+    private let parent: ContentCursor?
     private var position: UInt64 = 0
     private var pieces: [Piece] = []
     private var isFilling = false
     private var waiters: [CheckedContinuation<Void, Never>] = []
 
-    /// `nextRange` gives the first range to copy at or after an offset, or nil.
+    /// `nextRange` gives the first range to copy at or after an offset, or nil. With `parent` each
+    /// piece comes with what that reads as there.
     init(
         device: any BlockDevice, alignmentBytes: UInt64, pieceBytes: UInt64 = 1 << 20,
-        nextRange: @escaping @Sendable (UInt64) -> ByteRange?
+        parent: ContentCursor? = nil, nextRange: @escaping @Sendable (UInt64) -> ByteRange?
     ) {
         self.device = device
         self.alignmentBytes = alignmentBytes
         self.pieceBytes = max(pieceBytes, alignmentBytes)
+        self.parent = parent
         self.nextRange = nextRange
     }
 
@@ -69,8 +75,14 @@ actor PieceSource {
         var cutter = PieceCutter(
             window: window, alignmentBytes: alignmentBytes, pieceBytes: pieceBytes)
         for extent in try await device.allExtents(in: window) { cutter.add(extent) }
+        var found = cutter.finish()
+        if let parent {
+            for index in found.indices {
+                found[index].parentCells = try await parent.pieces(of: found[index].range)
+            }
+        }
         position = end
-        pieces = cutter.finish().reversed()
+        pieces = found.reversed()
         return true
     }
 }

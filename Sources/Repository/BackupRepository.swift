@@ -51,6 +51,21 @@ package protocol BackupRepository: AnyObject, Sendable {
     /// `isSalvaging` gaps and damage are reported piece by piece; else they throw.
     func openReader(_ id: PointID, isSalvaging: Bool) async throws(BlockError) -> PointReader
 
+    /// The content of the point as `readContent` has it, for a caller that takes it in its own time.
+    /// Damage of the tables is found at their end at the latest.
+    func openContent(of id: PointID) async throws(BlockError) -> ContentCursor
+
+    /// Checks all that an increment on top of the point would depend on, but for the data: the
+    /// manifests, images' headers and digest tables from the full up, and the point's content
+    /// digest. Throws the first thing that is wrong; returns the point's manifest.
+    func checkChain(of id: PointID) async throws(BlockError) -> Manifest
+
+    /// Publishes the manifest of a group whose members have all been committed, durably.
+    func commitGroup(_ manifest: GroupManifest) async throws(BlockError)
+
+    /// The groups that are complete, oldest first; a manifest that is damaged counts as none.
+    func groups() async throws(BlockError) -> [GroupManifest]
+
     /// Compares what the point itself stores with its digests, and its files with its manifest.
     /// Damage is in the report; only what keeps the check from being made throws.
     func verify(
@@ -115,6 +130,9 @@ package protocol PointWriter: AnyObject, Sendable {
 
     /// Records that `range` reads as zeroes.
     func writeZeroes(_ range: ByteRange) async throws(BlockError)
+
+    /// Has the manifest say what the backup meant to the guest; before `commit`.
+    func note(_ interference: PointInterference)
 
     /// Makes the point durable and then visible. `beforeCommit` runs in between: there the caller
     /// flushes the source. On any error the point is withdrawn, but for `busy`: writes are still

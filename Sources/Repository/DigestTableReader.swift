@@ -7,7 +7,7 @@ import BlockCore
 final class DigestTableReader {
     let header: DigestTableHeader
 
-    private let file: HostFile
+    private let file: any StorageFile
     private let expectedSHA256: String?
     private let buffer: AlignedBuffer
     private var filled = 0
@@ -24,8 +24,10 @@ final class DigestTableReader {
 
     /// Opens the table at `path`. With `expected`, what the manifest says about it is held
     /// against it: its length now, its SHA-256 when the last record has been read.
-    init(path: String, expected: Manifest.Extents? = nil) throws(BlockError) {
-        let file = try HostFile(path: path, access: .readOnly)
+    init(
+        path: String, expected: Manifest.Extents? = nil, files: any FileSystem = HostFileSystem()
+    ) throws(BlockError) {
+        let file = try files.open(path, .readOnly)
         self.file = file
         expectedSHA256 = expected?.sha256
         buffer = BufferPool.shared.take(Self.bufferBytes)

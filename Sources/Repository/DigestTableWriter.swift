@@ -4,7 +4,7 @@ import BlockCore
 ///
 /// Zero records that touch become one. Nothing about it is safe to share; the calls may block.
 final class DigestTableWriter {
-    private let file: HostFile
+    private let file: any StorageFile
     private var header: DigestTableHeader
     private let buffer: AlignedBuffer
     private var buffered = 0
@@ -19,7 +19,7 @@ final class DigestTableWriter {
     private static let bufferBytes = 256 << 10
 
     /// Begins a table in `file`, which is empty.
-    init(file: HostFile, header: DigestTableHeader) {
+    init(file: any StorageFile, header: DigestTableHeader) {
         self.file = file
         self.header = header
         self.header.recordCount = 0

@@ -7,7 +7,7 @@ extension DirectoryPointWriter {
     func writeTable() throws(BlockError) -> Manifest.Extents {
         let path = files.digestsTemporary
         let writer = DigestTableWriter(
-            file: try HostFile(path: path, access: .create), header: header)
+            file: try store.files.open(path, .create), header: header)
         let hold = rangeToHold
         var heldBytes: UInt64 = 0
         var sorter = state.withLock { $0.sorter }
@@ -16,7 +16,7 @@ extension DirectoryPointWriter {
             try writer.append(record)
         }
         let covered = writer.dataBytes + writer.zeroBytes
-        guard plan.level == .incremental || covered == plan.lengthBytes else {
+        guard plan.level != .full || covered == plan.lengthBytes else {
             throw BlockError(
                 .invalid, "commit the point", on: plan.id.text,
                 detail: "a full covers the whole volume: \(plan.lengthBytes - covered) bytes of "
@@ -42,7 +42,7 @@ extension DirectoryPointWriter {
             let (folder, chain) = try store.chain(of: parent.point)
             for manifest in chain { readers.append(try store.table(of: manifest, in: folder)) }
         }
-        let own = try DigestTableReader(path: files.digestsTemporary)
+        let own = try DigestTableReader(path: files.digestsTemporary, files: store.files)
         let content = try PointContent(readers + [own])
         let contentDigest = try ContentDigest.of(
             content, point: plan.id, freeze: plan.freezeTime, algorithm: header.algorithm)
@@ -57,16 +57,18 @@ extension DirectoryPointWriter {
             point: plan.id,
             volume: .init(
                 uuid: plan.volumeUUID, name: plan.volumeName, lengthBytes: plan.lengthBytes),
-            level: plan.level, reason: plan.reason,
+            level: plan.level, reason: plan.reason, explanation: plan.explanation,
             parent: plan.parent.map { .init(point: $0.point, contentDigest: $0.contentDigest) },
             group: plan.group, granularityBytes: plan.granularityBytes,
             digest: .init(algorithm: header.algorithm, gridBytes: plan.gridBytes),
             freeze: .init(
                 time: plan.freezeTime, durationMicroseconds: plan.freezeMicroseconds),
+            guest: state.withLock { $0.interference },
             image: .init(
                 file: DirectoryWriterFiles.imageName(plan.id),
                 lengthBytes: Grid.imageBytes(volumeBytes: plan.lengthBytes),
-                clusterBytes: plan.clusterBytes, storedBytes: storedBytes),
+                clusterBytes: plan.clusterBytes, storedBytes: storedBytes,
+                compression: plan.compression),
             extents: extents, contentDigest: contentDigest, tool: Manifest.tool)
     }
 }

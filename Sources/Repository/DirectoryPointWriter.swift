@@ -22,6 +22,7 @@ package final class DirectoryPointWriter: PointWriter {
         var phase = Phase.writing
         var inFlight = 0
         var sorter: RecordSorter
+        var interference: PointInterference?
     }
 
     package let plan: PointPlan
@@ -48,20 +49,24 @@ package final class DirectoryPointWriter: PointWriter {
         header = DigestTableHeader(
             algorithm: store.details.digestAlgorithm, gridBytes: plan.gridBytes,
             volumeBytes: plan.lengthBytes)
-        let files = try DirectoryWriterFiles(folder: try store.folder(for: plan), id: plan.id)
+        let files = try DirectoryWriterFiles(
+            folder: try store.folder(for: plan), id: plan.id, files: store.files)
         self.files = files
         do {
             image = try Qcow2Writer(
-                path: files.imageTemporary, lengthBytes: plan.lengthBytes,
-                clusterBytes: plan.clusterBytes,
+                file: try store.files.open(files.imageTemporary, .create),
+                lengthBytes: plan.lengthBytes, clusterBytes: plan.clusterBytes,
                 backing: plan.parent.map { Qcow2Backing(name: $0.image.file, format: "qcow2") },
-                pool: pool)
+                compression: plan.compression?.ofImage, pool: pool)
             imageLock = try ImageLock(path: files.imageTemporary, use: .writing)
         } catch {
             files.withdraw()
             throw error
         }
-        state = Mutex(State(sorter: RecordSorter(header: header, directory: files.folder)))
+        state = Mutex(
+            State(
+                sorter: RecordSorter(
+                    header: header, directory: files.folder, files: store.files)))
     }
 
     /// Throws unless `parent` is what the repository has under that id, on a chain without a gap.
@@ -105,6 +110,10 @@ package final class DirectoryPointWriter: PointWriter {
             try await pool.run { [image] () throws(BlockError) in try image.writeZeroes(range) }
             return CellScan(zeroes: range)
         }
+    }
+
+    package func note(_ interference: PointInterference) {
+        state.withLock { $0.interference = interference }
     }
 
     package func commit(

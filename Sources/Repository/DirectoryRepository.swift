@@ -12,22 +12,25 @@ package final class DirectoryRepository: BackupRepository {
     let store: DirectoryStore
     let pool: IOPool
 
-    private init(root: String, details: RepositoryDescription, pool: IOPool) {
+    private init(
+        root: String, details: RepositoryDescription, pool: IOPool, files: any FileSystem
+    ) {
         location = root
-        store = DirectoryStore(root: root, details: details)
+        store = DirectoryStore(root: root, details: details, files: files)
         self.pool = pool
     }
 
     /// Makes a repository in the directory `path`, which is created if need be and must be empty.
     package static func create(
-        at path: String, algorithm: DigestAlgorithm = .xxh3, pool: IOPool = .background
+        at path: String, algorithm: DigestAlgorithm = .xxh3, pool: IOPool = .background,
+        files: any FileSystem = HostFileSystem()
     ) async throws(BlockError) -> DirectoryRepository {
         let root = trimmed(path)
         let details = RepositoryDescription(algorithm: algorithm)
         try await pool.run { () throws(BlockError) in
-            try HostDirectory.create(root)
+            try files.createDirectory(root)
             // A file system's own folder is in every mount point of its kind.
-            let names = try HostDirectory.names(in: root).filter { $0 != "lost+found" }
+            let names = try files.names(in: root).filter { $0 != "lost+found" }
             guard !names.contains(RepositoryDescription.fileName) else {
                 throw BlockError(
                     .invalid, "make a repository", on: root,
@@ -38,23 +41,23 @@ package final class DirectoryRepository: BackupRepository {
                     .invalid, "make a repository", on: root,
                     detail: "the folder holds something else (\(names[0])); use an empty one")
             }
-            try HostDirectory.replaceFile(
+            try files.replaceFile(
                 "\(root)/\(RepositoryDescription.fileName)", with: try details.encoded())
-            try HostDirectory.flush("\(root)/..")
+            try files.flush("\(root)/..")
         }
-        return DirectoryRepository(root: root, details: details, pool: pool)
+        return DirectoryRepository(root: root, details: details, pool: pool, files: files)
     }
 
     /// Opens the repository in the directory `path`. Throws `notFound` if there is none, and
     /// `unsupported` if it is of a newer format.
     package static func open(
-        at path: String, pool: IOPool = .background
+        at path: String, pool: IOPool = .background, files: any FileSystem = HostFileSystem()
     ) async throws(BlockError) -> DirectoryRepository {
         let root = trimmed(path)
         let details = try await pool.run { () throws(BlockError) in
-            try DirectoryStore.describe(root)
+            try DirectoryStore.describe(root, files)
         }
-        return DirectoryRepository(root: root, details: details, pool: pool)
+        return DirectoryRepository(root: root, details: details, pool: pool, files: files)
     }
 
     private static func trimmed(_ path: String) -> String {
@@ -79,7 +82,8 @@ package final class DirectoryRepository: BackupRepository {
             let manifest = try store.manifest(id, in: folder)
             guard manifest.volume.uuid == volumeUUID else { return .absent }
             _ = try store.table(of: manifest, in: folder)
-            _ = try Qcow2Header(path: "\(folder)/\(manifest.image.file)")
+            _ = try Qcow2Header(
+                file: store.files.open("\(folder)/\(manifest.image.file)", .readOnly))
             return .whole
         }
     }
@@ -102,7 +106,8 @@ package final class DirectoryRepository: BackupRepository {
                 let path = "\(folder)/\(manifest.image.file)"
                 locks.append(try ImageLock(path: path, use: .reading))
                 let device = try Qcow2Device.open(
-                    path: path, readOnly: true, backing: devices.last, pool: pool)
+                    file: store.files.open(path, .readOnly), readOnly: true,
+                    backing: devices.last, pool: pool)
                 devices.append(device)
                 lengthBytes = manifest.volume.lengthBytes
             }
@@ -183,7 +188,7 @@ package final class DirectoryRepository: BackupRepository {
 
     package func freeBytes() async throws(BlockError) -> UInt64 {
         try await blocking { (store) throws(BlockError) in
-            try HostDirectory.freeBytes(at: store.root)
+            try store.files.freeBytes(at: store.root)
         }
     }
 

@@ -5,6 +5,7 @@ struct DirectoryStore: Sendable {
     /// The repository's folder, without a slash at the end.
     let root: String
     let details: RepositoryDescription
+    let files: any FileSystem
 
     /// What lies in a folder under one point's id.
     private struct Files {
@@ -16,7 +17,7 @@ struct DirectoryStore: Sendable {
     /// Throws unless the repository itself is there: an unmounted file system leaves an empty
     /// folder, which must not be taken for a repository without points.
     func checkReachable() throws(BlockError) {
-        let found = try Self.describe(root)
+        let found = try Self.describe(root, files)
         guard found.uuid == details.uuid else {
             throw BlockError(
                 .notFound, "reach the repository", on: root,
@@ -26,10 +27,12 @@ struct DirectoryStore: Sendable {
     }
 
     /// Reads the description in `root`.
-    static func describe(_ root: String) throws(BlockError) -> RepositoryDescription {
+    static func describe(
+        _ root: String, _ files: any FileSystem
+    ) throws(BlockError) -> RepositoryDescription {
         let path = "\(root)/\(RepositoryDescription.fileName)"
         do {
-            let bytes = try HostDirectory.readFile(
+            let bytes = try files.readFile(
                 path, limitBytes: RepositoryDescription.lengthBytesMax)
             return try RepositoryDescription(decoding: bytes, place: root)
         } catch  where error.kind == .notFound {
@@ -42,13 +45,13 @@ struct DirectoryStore: Sendable {
 
     /// The folders that can hold points, by path.
     func folders() throws(BlockError) -> [String] {
-        try HostDirectory.names(in: root).filter(VolumeFolder.isOurs).map { "\(root)/\($0)" }
+        try files.names(in: root).filter(VolumeFolder.isOurs).map { "\(root)/\($0)" }
     }
 
     /// The names in `folder`; none if it is no folder.
     func names(in folder: String) throws(BlockError) -> [String] {
         do {
-            return try HostDirectory.names(in: folder)
+            return try files.names(in: folder)
         } catch  where error.kind == .notFound {
             return []
         }
@@ -56,8 +59,8 @@ struct DirectoryStore: Sendable {
 
     /// The folder that holds the manifest of `id`; nil if none does.
     func folder(of id: PointID) throws(BlockError) -> String? {
-        for folder in try folders() where HostDirectory.exists("\(folder)/\(id).json") {
-            return folder
+        for folder in try folders() {
+            if try files.exists("\(folder)/\(id).json") { return folder }
         }
         return nil
     }
@@ -96,7 +99,7 @@ struct DirectoryStore: Sendable {
     /// Reads and checks the manifest of `id`.
     func manifest(_ id: PointID, in folder: String) throws(BlockError) -> Manifest {
         let path = "\(folder)/\(id).json"
-        let bytes = try HostDirectory.readFile(path, limitBytes: ManifestCodec.lengthBytesMax)
+        let bytes = try files.readFile(path, limitBytes: ManifestCodec.lengthBytesMax)
         let manifest = try ManifestCodec.decode(bytes, place: path)
         guard manifest.point == id else {
             throw BlockError(
@@ -119,7 +122,7 @@ struct DirectoryStore: Sendable {
         guard let folder = try folder(of: id) else { throw missing(id) }
         var manifests = [try manifest(id, in: folder)]
         while let child = manifests.last, let parent = child.parent {
-            guard HostDirectory.exists("\(folder)/\(parent.point).json") else {
+            guard try files.exists("\(folder)/\(parent.point).json") else {
                 throw missing(parent.point, neededBy: child.point)
             }
             let found = try manifest(parent.point, in: folder)
@@ -138,6 +141,8 @@ struct DirectoryStore: Sendable {
             detail = "it is of another volume than \(child.point)"
         } else if parent.digest != child.digest {
             detail = "it is digested in another way than \(child.point)"
+        } else if child.level == .differential, parent.level != .full {
+            detail = "it is no full, and \(child.point) is a differential"
         } else {
             return nil
         }
@@ -156,7 +161,8 @@ struct DirectoryStore: Sendable {
     /// The table of `manifest`'s point, held against the manifest.
     func table(of manifest: Manifest, in folder: String) throws(BlockError) -> DigestTableReader {
         let path = "\(folder)/\(manifest.extents.file)"
-        let reader = try DigestTableReader(path: path, expected: manifest.extents)
+        let reader = try DigestTableReader(
+            path: path, expected: manifest.extents, files: files)
         let header = reader.header
         guard header.algorithm == manifest.digest.algorithm,
             header.gridBytes == manifest.digest.gridBytes,
@@ -214,8 +220,8 @@ struct DirectoryStore: Sendable {
         do {
             let manifest = try manifest(id, in: folder)
             summary.manifest = manifest
-            for name in [manifest.image.file, manifest.extents.file]
-            where !HostDirectory.exists("\(folder)/\(name)") {
+            for name in [manifest.image.file, manifest.extents.file] {
+                if try self.files.exists("\(folder)/\(name)") { continue }
                 summary.problem = BlockError(
                     .corrupt, "use the point", on: "\(folder)/\(name)",
                     detail: "the file is missing"

@@ -6,11 +6,15 @@ import BlockCore
 /// may itself be killed: each run begins anew. What is not named as this format names it stays.
 struct DirectorySweep {
     let store: DirectoryStore
+    private var files: any FileSystem { store.files }
+
+    init(store: DirectoryStore) { self.store = store }
 
     /// Sweeps all folders; the paths removed are returned. May block.
     func run() throws(BlockError) -> [String] {
         var removed = try sweepRoot()
         try DirectoryCatalogCopies(root: store.root).sweep(&removed)
+        removed += try GroupFolder(store: store).sweep()
         for folder in try store.folders() { try sweep(folder, &removed) }
         return removed
     }
@@ -19,7 +23,7 @@ struct DirectorySweep {
     private func sweepRoot() throws(BlockError) -> [String] {
         let prefix = "\(RepositoryDescription.fileName)."
         var removed: [String] = []
-        for name in try HostDirectory.names(in: store.root) {
+        for name in try files.names(in: store.root) {
             let parts = name.dropFirst(prefix.count).split(separator: ".")
             guard name.hasPrefix(prefix), parts.count == 3, parts[2] == "tmp",
                 UInt32(parts[0]) != nil, UInt32(parts[1]) != nil
@@ -59,28 +63,27 @@ struct DirectorySweep {
         var held: [HostFile] = []
         for path in locks {
             do throws(BlockError) {
-                let file = try HostFile(path: path, access: .readWrite)
-                try file.lock(exclusive: true)
-                held.append(file)
+                held.append(try files.lock(path, .readWrite))
             } catch {
                 // Its writer lives, has just ended, or cannot be told from one that lives.
                 return
             }
         }
-        if !held.isEmpty && !HostDirectory.exists("\(folder)/\(id).json") {
+        if !held.isEmpty, try !files.exists("\(folder)/\(id).json") {
             for name in [
                 DirectoryWriterFiles.imageName(id), DirectoryWriterFiles.digestsName(id),
-            ] where HostDirectory.exists("\(folder)/\(name)") {
+            ] {
+                guard try files.exists("\(folder)/\(name)") else { continue }
                 try remove("\(folder)/\(name)", &removed)
             }
         }
         for name in temporaries { try remove("\(folder)/\(name)", &removed) }
-        try HostDirectory.flush(folder)
+        try files.flush(folder)
         for path in locks { try remove(path, &removed) }
     }
 
     private func remove(_ path: String, _ removed: inout [String]) throws(BlockError) {
-        try HostDirectory.removeFile(path)
+        try files.removeFile(path)
         removed.append(path)
     }
 }

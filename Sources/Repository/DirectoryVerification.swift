@@ -23,20 +23,43 @@ enum DirectoryVerification {
         }
         guard let manifest = chain.last else { return (report, nil) }
         try collect(&report) { () throws(BlockError) in
-            try checkImage(of: manifest, parent: chain.dropLast().last, in: folder)
+            try checkImage(
+                of: manifest, parent: chain.dropLast().last, in: folder, store)
         }
         try collect(&report) { () throws(BlockError) in
-            let digest = try ContentDigest.of(
-                try store.content(of: chain, in: folder), point: id, freeze: manifest.freeze.time,
-                algorithm: manifest.digest.algorithm)
-            guard digest == manifest.contentDigest else {
-                throw BlockError(
-                    .corrupt, "verify the chain", on: "\(folder)/\(id).json",
-                    detail: "the tables of the chain make the content digest \(digest), the "
-                        + "manifest says \(manifest.contentDigest)")
-            }
+            try checkContentDigest(of: chain, in: folder, store)
         }
         return (report, Target(manifest: manifest, folder: folder))
+    }
+
+    /// Checks everything of a chain but its data, and throws the first thing that is wrong. Returns
+    /// the manifest of `id`. May block.
+    static func checkChain(
+        of id: PointID, in store: DirectoryStore
+    ) throws(BlockError) -> Manifest {
+        let (folder, chain) = try store.chain(of: id)
+        var parent: Manifest?
+        for manifest in chain {
+            try checkImage(of: manifest, parent: parent, in: folder, store)
+            parent = manifest
+        }
+        try checkContentDigest(of: chain, in: folder, store)
+        return chain[chain.count - 1]
+    }
+
+    private static func checkContentDigest(
+        of chain: [Manifest], in folder: String, _ store: DirectoryStore
+    ) throws(BlockError) {
+        let manifest = chain[chain.count - 1]
+        let digest = try ContentDigest.of(
+            try store.content(of: chain, in: folder), point: manifest.point,
+            freeze: manifest.freeze.time, algorithm: manifest.digest.algorithm)
+        guard digest == manifest.contentDigest else {
+            throw BlockError(
+                .corrupt, "verify the chain", on: "\(folder)/\(manifest.point).json",
+                detail: "the tables of the chain make the content digest \(digest), the "
+                    + "manifest says \(manifest.contentDigest)")
+        }
     }
 
     /// Whether `error` says that what is stored is damaged, and not that it cannot be asked.
@@ -56,10 +79,10 @@ enum DirectoryVerification {
     }
 
     private static func checkImage(
-        of manifest: Manifest, parent: Manifest?, in folder: String
+        of manifest: Manifest, parent: Manifest?, in folder: String, _ store: DirectoryStore
     ) throws(BlockError) {
         let path = "\(folder)/\(manifest.image.file)"
-        let header = try Qcow2Header(path: path)
+        let header = try Qcow2Header(file: store.files.open(path, .readOnly))
         func refuse(_ detail: String) -> BlockError {
             BlockError(.corrupt, "verify the image", on: path, detail: detail)
         }

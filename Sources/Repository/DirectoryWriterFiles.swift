@@ -18,6 +18,7 @@ struct DirectoryWriterFiles: Sendable {
     let id: PointID
     private let stem: String
     private let lockFile: HostFile
+    private let files: any FileSystem
 
     var imageTemporary: String { "\(stem).qcow2.tmp" }
     var digestsTemporary: String { "\(stem).digests.tmp" }
@@ -30,53 +31,56 @@ struct DirectoryWriterFiles: Sendable {
     private var digests: String { "\(folder)/\(Self.digestsName(id))" }
 
     /// Creates the folder if need be, and the lock. An id that is taken throws `invalid`.
-    init(folder: String, id: PointID) throws(BlockError) {
+    init(folder: String, id: PointID, files: any FileSystem) throws(BlockError) {
         self.folder = folder
         self.id = id
-        if !HostDirectory.exists(folder) {
-            try HostDirectory.create(folder)
-            try HostDirectory.flush("\(folder)/..")
+        self.files = files
+        if try !files.exists(folder) {
+            try files.createDirectory(folder)
+            try files.flush("\(folder)/..")
         }
-        (stem, lockFile) = try Self.lock(folder: folder, id: id)
-        try HostDirectory.flush(folder)
-        for taken in [manifest, image, digests] where HostDirectory.exists(taken) {
-            try? HostDirectory.removeFile(lockFile.path)
+        (stem, lockFile) = try Self.lock(folder: folder, id: id, files)
+        try files.flush(folder)
+        for taken in [manifest, image, digests] {
+            guard try files.exists(taken) else { continue }
+            try? files.removeFile(lockFile.path)
             throw BlockError(
                 .invalid, "begin the point", on: taken, detail: "the point's id is taken")
         }
     }
 
     private static func lock(
-        folder: String, id: PointID
+        folder: String, id: PointID, _ files: any FileSystem
     ) throws(BlockError) -> (stem: String, file: HostFile) {
         while true {
             let number = UInt64(UInt32.random(in: 0 ... .max)) | 1 << 32
             let stem = "\(folder)/\(id).\(String(number, radix: 16).dropFirst())"
-            let file = try HostFile(path: "\(stem).writer.tmp", access: .create)
+            let path = "\(stem).writer.tmp"
+            let file: HostFile
             do throws(BlockError) {
-                try file.lock(exclusive: true)
+                file = try files.lock(path, .create)
             } catch {
                 // A sweep that has just found the file, unlocked, removes it.
                 if error.kind == .busy { continue }
-                try? HostDirectory.removeFile(file.path)
+                try? files.removeFile(path)
                 throw error
             }
-            if HostDirectory.exists(file.path) { return (stem, file) }
+            if try files.exists(path) { return (stem, file) }
         }
     }
 
     /// Step 3: gives image and table their final names, durably.
     func nameData() throws(BlockError) {
-        try HostDirectory.rename(imageTemporary, to: image)
-        try HostDirectory.rename(digestsTemporary, to: digests)
-        try HostDirectory.flush(folder)
+        try files.rename(imageTemporary, to: image)
+        try files.rename(digestsTemporary, to: digests)
+        try files.flush(folder)
     }
 
     /// Steps 4 and 5.
     func publish(_ bytes: [UInt8]) throws(BlockError) {
-        try HostDirectory.replaceFile(manifest, with: bytes)
+        try files.replaceFile(manifest, with: bytes)
         // The point stands: a lock file that cannot be removed is for the sweep.
-        try? HostDirectory.removeFile(lockFile.path)
+        try? files.removeFile(lockFile.path)
     }
 
     /// Removes everything, the manifest first and the lock last. What cannot be removed now is for
@@ -84,10 +88,10 @@ struct DirectoryWriterFiles: Sendable {
     func withdraw() {
         do throws(BlockError) {
             for path in [manifest, image, digests, imageTemporary, digestsTemporary] {
-                try HostDirectory.removeFile(path)
+                try files.removeFile(path)
             }
-            try HostDirectory.flush(folder)
-            try HostDirectory.removeFile(lockFile.path)
+            try files.flush(folder)
+            try files.removeFile(lockFile.path)
         } catch {
             return
         }

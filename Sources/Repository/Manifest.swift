@@ -1,3 +1,5 @@
+import DriverQcow2
+
 /// What a restore point is: everything that a host which has nothing but the repository needs to
 /// list, verify, restore and continue it. The README documents each field.
 package struct Manifest: Codable, Hashable, Sendable {
@@ -41,6 +43,8 @@ package struct Manifest: Codable, Hashable, Sendable {
         package var clusterBytes: UInt64
         /// The data that this point alone takes.
         package var storedBytes: UInt64
+        /// How clusters are compressed; nil if they are not.
+        package var compression: PointCompression?
     }
 
     /// The digest table, and what it comes to.
@@ -58,25 +62,56 @@ package struct Manifest: Codable, Hashable, Sendable {
     package var volume: Volume
     package var level: PointLevel
     package var reason: PointReason
+    /// What led to the reason, for people.
+    package var explanation: String?
     package var parent: Parent?
     /// What the points of one instant across several volumes have in common.
     package var group: String?
     package var granularityBytes: UInt64
     package var digest: Digest
     package var freeze: Freeze
+    package var guest: PointInterference?
     package var image: Image
     package var extents: Extents
     package var contentDigest: String
     /// The program that wrote the point.
     package var tool: String
-    /// The SHA-256 of the manifest's own text and of the table; see `ManifestCodec`.
-    package var manifestSHA256 = ManifestCodec.placeholder
+    /// The SHA-256 of the manifest's own text and of the table; see `ManifestSeal`.
+    package var manifestSHA256 = ManifestSeal.placeholder
 }
 
-/// Whether a point stands alone.
+/// What a backup meant to the guest whose disk it read.
+package struct PointInterference: Codable, Hashable, Sendable {
+    /// The longest that a write was held up, besides the freeze, to keep what it overwrote.
+    package var worstWriteDelayMicroseconds: UInt64
+    /// How much old content writes had to keep, zeroes not counted.
+    package var keptBytes: UInt64
+
+    package init(worstWriteDelayMicroseconds: UInt64, keptBytes: UInt64) {
+        self.worstWriteDelayMicroseconds = worstWriteDelayMicroseconds
+        self.keptBytes = keptBytes
+    }
+}
+
+/// How the clusters of a point's image are compressed.
+package enum PointCompression: String, Codable, Sendable, CaseIterable {
+    case zstd
+
+    var ofImage: Qcow2Header.Compression {
+        switch self {
+        case .zstd: .zstd
+        }
+    }
+}
+
+/// What a point stands on.
 package enum PointLevel: String, Codable, Sendable {
+    /// Nothing.
     case full
+    /// Any other point.
     case incremental
+    /// A full.
+    case differential
 }
 
 /// Why a point has its level. Open: a reader keeps the words that it does not know.
@@ -106,10 +141,10 @@ package struct PointReason: RawRepresentable, Codable, Hashable, Sendable {
     package static let bitmapInconsistent = PointReason(rawValue: "bitmap-inconsistent")
     /// No bitmap continued any point.
     package static let bitmapMissing = PointReason(rawValue: "bitmap-missing")
-    /// The point that the bitmap continues is not in the repository.
+    /// The point that the bitmap continues is not in the repository, or its chain is damaged.
     package static let parentMissing = PointReason(rawValue: "parent-missing")
     /// The volume's length changed.
     package static let resized = PointReason(rawValue: "resized")
-    /// What changed was found by comparing with the parent's digests.
-    package static let compared = PointReason(rawValue: "compared")
+    /// The bitmap's granularity does not fit the digest cells of the points that there are.
+    package static let granularityChanged = PointReason(rawValue: "granularity-changed")
 }

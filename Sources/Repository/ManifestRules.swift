@@ -21,7 +21,7 @@ extension Manifest {
         guard let parent else {
             return level == .full ? nil : "an increment without a parent"
         }
-        guard level == .incremental else { return "a full with a parent" }
+        guard level != .full else { return "a full with a parent" }
         return parent.point < point ? nil : "its id is not above its parent's, \(parent.point)"
     }
 
@@ -37,7 +37,7 @@ extension Manifest {
         else { return "the image's length does not follow from the volume's" }
         let (covered, overflow) = extents.dataBytes.addingReportingOverflow(extents.zeroBytes)
         guard !overflow, covered <= volume.lengthBytes,
-            level == .incremental || covered == volume.lengthBytes
+            level != .full || covered == volume.lengthBytes
         else { return "the extents do not fit the volume" }
         return nil
     }

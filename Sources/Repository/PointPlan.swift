@@ -9,19 +9,25 @@ package struct PointPlan: Sendable {
     package var lengthBytes: UInt64
     package var level: PointLevel
     package var reason: PointReason
+    /// What led to the reason, for people.
+    package var explanation: String?
     /// The point that an increment continues; nil for a full.
     package var parent: Manifest?
     /// The granularity of the bitmap, a power of two. Along a chain it may change only as far as
     /// the digest cells stay the same.
     package var granularityBytes: UInt64
+    /// How clusters are compressed; nil if they are not.
+    package var compression: PointCompression?
     package var group: String?
     package var freezeTime: UTCTime
     package var freezeMicroseconds: UInt64
 
     package init(
         id: PointID, volumeUUID: String, volumeName: String, lengthBytes: UInt64,
-        level: PointLevel, reason: PointReason, parent: Manifest? = nil,
-        granularityBytes: UInt64 = 64 << 10, group: String? = nil, freezeTime: UTCTime = .now(),
+        level: PointLevel, reason: PointReason, explanation: String? = nil,
+        parent: Manifest? = nil,
+        granularityBytes: UInt64 = 64 << 10,
+        compression: PointCompression? = nil, group: String? = nil, freezeTime: UTCTime = .now(),
         freezeMicroseconds: UInt64 = 0
     ) {
         self.id = id
@@ -30,8 +36,10 @@ package struct PointPlan: Sendable {
         self.lengthBytes = lengthBytes
         self.level = level
         self.reason = reason
+        self.explanation = explanation
         self.parent = parent
         self.granularityBytes = granularityBytes
+        self.compression = compression
         self.group = group
         self.freezeTime = freezeTime
         self.freezeMicroseconds = freezeMicroseconds
@@ -68,8 +76,11 @@ extension PointPlan {
         guard lengthBytes <= Grid.volumeBytesMax else {
             throw refuse("\(lengthBytes) bytes are more than a manifest can describe")
         }
-        guard (level == .incremental) == (parent != nil) else {
+        guard (level == .full) == (parent == nil) else {
             throw refuse("an increment needs a parent, and a full has none")
+        }
+        guard level != .differential || parent?.level == .full else {
+            throw refuse("a differential stands on a full")
         }
         guard let parent else { return }
         guard parent.volume.uuid == volumeUUID else {

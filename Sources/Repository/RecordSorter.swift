@@ -15,9 +15,10 @@ import BlockCore
 struct RecordSorter: Sendable {
     private let header: DigestTableHeader
     private let directory: String
+    private let files: any FileSystem
     private let recordsMax: Int
     private var pending: [TableRecord] = []
-    private var scratch: HostFile?
+    private var scratch: (any StorageFile)?
     private var scratchBytes: UInt64 = 0
     private var runs: [Range<UInt64>] = []
     private var runEnd: UInt64 = 0
@@ -25,10 +26,14 @@ struct RecordSorter: Sendable {
     /// - Parameters:
     ///   - directory: where the scratch file goes; it has no name and vanishes by itself.
     ///   - recordsMax: how many records stay in memory, of 56 bytes each.
-    init(header: DigestTableHeader, directory: String, recordsMax: Int = 64 << 10) {
+    init(
+        header: DigestTableHeader, directory: String, files: any FileSystem = HostFileSystem(),
+        recordsMax: Int = 64 << 10
+    ) {
         precondition(recordsMax >= 8)
         self.header = header
         self.directory = directory
+        self.files = files
         self.recordsMax = recordsMax
     }
 
@@ -88,8 +93,8 @@ struct RecordSorter: Sendable {
     }
 
     private mutating func write(_ records: ArraySlice<TableRecord>) throws(BlockError) {
-        let file: HostFile
-        if let scratch { file = scratch } else { file = try HostFile(temporaryIn: directory) }
+        let file: any StorageFile
+        if let scratch { file = scratch } else { file = try files.openTemporary(in: directory) }
         scratch = file
         let length = header.recordBytes
         let buffer = BufferPool.shared.take(records.count * length)
@@ -109,7 +114,7 @@ private struct RunCursor {
     private(set) var current: TableRecord?
 
     private var records: ArraySlice<TableRecord>
-    private let file: HostFile?
+    private let file: (any StorageFile)?
     private let header: DigestTableHeader?
     private var bytes: Range<UInt64>
 
@@ -123,7 +128,8 @@ private struct RunCursor {
         current = self.records.popFirst()
     }
 
-    init(file: HostFile, header: DigestTableHeader, bytes: Range<UInt64>) throws(BlockError) {
+    init(file: any StorageFile, header: DigestTableHeader, bytes: Range<UInt64>) throws(BlockError)
+    {
         records = []
         self.file = file
         self.header = header

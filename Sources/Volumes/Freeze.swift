@@ -24,8 +24,8 @@ package struct FreezeRequest: Sendable {
     package var bitmapName: String
     package var granularityBytes: UInt64
     package var point: PointReference
-    /// The point that an increment continues, and that the bitmap must continue at the instant of
-    /// the freeze; nil for a full, which holds everything.
+    /// The point that an increment by the bitmap depends on, and that the bitmap must continue at
+    /// the instant of the freeze; nil for what does not depend on the bitmap.
     package var parent: PointReference?
     package var fleece: FleeceLimits
 
@@ -154,10 +154,11 @@ extension FreezeRequest {
             guard parent == nil else { throw Volume.noBitmap(bitmapName, of: volume.name) }
             return
         }
-        // A full depends on nothing, so it may start a bitmap afresh that cannot be trusted.
+        // What does not depend on the bitmap may start one afresh that is disabled, or cannot be
+        // trusted.
         let entry = try table.idle(
             bitmapName, of: volume.name, allowsInconsistent: parent == nil)
-        guard entry.record.isRecording else {
+        guard entry.record.isRecording || parent == nil else {
             throw BlockError(
                 .invalid, "back up with bitmap '\(bitmapName)'", on: volume.name,
                 detail: "it is disabled: enable it first")
@@ -205,7 +206,7 @@ extension BitmapTable {
             entry = BitmapEntry(record: record, bits: successorBits.copy())
         }
         let successor = try transaction.freezeBitmap(
-            entry.record.id, for: request.point, chunks: [])
+            entry.record.id, for: request.point, chunks: [], restarts: request.parent == nil)
         entry.record.pending = request.point
         entry.successor = BitmapEntry.Successor(record: successor, bits: successorBits)
         self[request.bitmapName] = entry

@@ -1,4 +1,4 @@
-import Bitmaps
+package import Bitmaps
 package import BlockCore
 package import Catalog
 import Synchronization
@@ -9,6 +9,7 @@ import Synchronization
 // since the freeze. The frozen bits go; the successor takes the name and continues the point.
 // Without the flush a power loss would take the image back to data that the point does not hold,
 // with a clean bit.
+// A differential ends in another way: it changes nothing about what its bitmap continues.
 //
 // *Merging back*: failure, cancellation, or a crash whose point never became whole. The bitmap takes
 // its successor's bits in and records again: a failed backup loses nothing.
@@ -31,8 +32,11 @@ package struct FrozenBitmap: Sendable {
         }
     }
 
-    /// The point will never be: the bitmap takes its successor's bits in and records again.
-    package func mergeBack(releasing point: PointInTime? = nil) async throws(BlockError) {
+    /// The bitmap takes its successor's bits in and records again: the point will never be, or it
+    /// is a differential, `record`, after which the bitmap continues what it continued before.
+    package func mergeBack(
+        adding record: PointRecord? = nil, releasing point: PointInTime? = nil
+    ) async throws(BlockError) {
         point?.giveUp(BlockError(.cancelled, "keep the point", on: volume.name))
         try await end("merge bitmap '\(name)' back", point) {
             (entry, successor, transaction) throws(CatalogError) in
@@ -42,8 +46,31 @@ package struct FrozenBitmap: Sendable {
             }
             let merged = try transaction.mergeSuccessorBack(
                 into: entry.record.id, chunks: entry.bits.takeDirtyChunks())
+            if let record { try transaction.upsertPoint(record) }
             return BitmapEntry(record: merged, bits: entry.bits)
         }
+    }
+
+    /// A differential, `record`, is durable and the source flushed, and the bitmap could not be
+    /// trusted: its successor takes its place and continues the differential's parent, `changed`
+    /// being what was found to differ from that at the freeze.
+    package func restart(
+        _ record: PointRecord, changed: DirtyBitmap, releasing point: PointInTime? = nil
+    ) async throws(BlockError) {
+        try await end("restart bitmap '\(name)'", point) {
+            (entry, successor, transaction) throws(CatalogError) in
+            let promoted = try transaction.promoteSuccessor(
+                of: entry.record.id, point: record, continuesParent: true)
+            successor.bits.mergeOfSameVolume(changed)
+            try transaction.putChunks(
+                successor.bits.takeDirtyChunks(), ofBitmap: promoted.id)
+            return BitmapEntry(record: promoted, bits: successor.bits)
+        }
+    }
+
+    /// Whether the outcome of its backup is still open.
+    package var isFrozen: Bool {
+        volume.frozenBitmaps().contains { $0.name == name && $0.pending == pending }
     }
 
     /// At a quiet instant, so that the point leaves the write path as the bitmap changes.
@@ -57,7 +84,9 @@ package struct FrozenBitmap: Sendable {
             [volume, name] (catalog) throws(BlockError) in
             volume.duties.points.removeAll { $0 === point }
             var table = volume.bitmaps.withLock { $0 }
-            guard let entry = table[name], let successor = entry.successor else {
+            guard let entry = table[name], let successor = entry.successor,
+                entry.record.pending == pending
+            else {
                 throw Volume.noBitmap(name, of: volume.name)
             }
             do throws(CatalogError) {
@@ -65,7 +94,9 @@ package struct FrozenBitmap: Sendable {
                     try body(entry, successor, transaction)
                 }
             } catch {
-                entry.bits.restoreUnpersisted(Array(0..<entry.bits.chunkCount))
+                for bits in [entry.bits, successor.bits] {
+                    bits.restoreUnpersisted(Array(0..<bits.chunkCount))
+                }
                 throw BlockError(catalog: error, operation)
             }
             let result = table

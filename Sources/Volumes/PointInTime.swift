@@ -28,6 +28,8 @@ package final class PointInTime: Sendable {
         /// Granules kept that were all zeroes: they need no room in the fleece.
         var keptZero: [UInt64]
         var failure: BlockError?
+        var worstWriteDelay = Duration.zero
+        var keptBytes: UInt64 = 0
 
         func isOwed(_ granule: UInt64) -> Bool {
             owed[Int(granule >> 6)] & (1 << (granule & 63)) != 0
@@ -82,6 +84,12 @@ package final class PointInTime: Sendable {
     /// Why the point was given up, if it was.
     package var failure: BlockError? { state.withLock { $0.failure } }
 
+    /// The longest that a write of the guest was held up to keep what it overwrites.
+    package var worstWriteDelay: Duration { state.withLock { $0.worstWriteDelay } }
+
+    /// How much old content writes have kept, zeroes not counted.
+    package var keptBytes: UInt64 { state.withLock { $0.keptBytes } }
+
     /// Whether a write into `range` has nothing to keep. Never waits.
     func allowsWrite(_ range: ByteRange) -> Bool {
         state.withLock { state in
@@ -94,6 +102,11 @@ package final class PointInTime: Sendable {
     /// caller: what cannot be kept gives the point up.
     func keep(_ range: ByteRange) async {
         guard !allowsWrite(range) else { return }
+        let started = ContinuousClock.now
+        defer {
+            let delay = ContinuousClock.now - started
+            state.withLock { $0.worstWriteDelay = max($0.worstWriteDelay, delay) }
+        }
         let hold = await keeping.acquire(range.alignedOutward(to: granuleBytes))
         defer { keeping.release(hold) }
         do throws(BlockError) {
@@ -109,6 +122,7 @@ package final class PointInTime: Sendable {
     /// Reads `range`, which begins and ends on granules or at the volume's end, as it was at the
     /// point's instant, and releases it: each granule is read once.
     package func read(_ range: ByteRange, into destination: BufferSlice) async throws(BlockError) {
+        if let failure { throw failure }
         try await source.read(at: range.offset, into: destination)
         try claim(range, into: destination.bytes)
     }
@@ -173,7 +187,10 @@ package final class PointInTime: Sendable {
         if Mutant.settleBeforeKeeping.isActive { state.withLock { $0.keepZero(granule) } }
         try await source.read(at: part.offset, into: content)
         try fleece.store(content, granule: granule)
-        let isFirst = state.withLock { $0.clearOwed(granule) }
+        let isFirst = state.withLock { state in
+            state.keptBytes += part.lengthBytes
+            return state.clearOwed(granule)
+        }
         if !isFirst { fleece.drop(granule) }
     }
 

@@ -34,7 +34,7 @@ struct CommandLineTests {
     @Test(arguments: [
         "volume create a", "volume create a --size 1.5G",
         "volume create a --backing x", "volume create a --size 1G --format vmdk",
-        "backup --repo r", "backup a", "backup a --repo r --level differential", "verify",
+        "backup --repo r", "backup a", "backup a --repo r --level sometimes", "verify",
         "restore p", "restore p f --as-volume v", "bitmap merge v t",
         "bitmap add v b --granularity 4G",
         "events --count 0", "volume list -q -v", "nonsense", "qmp",

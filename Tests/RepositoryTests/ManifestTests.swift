@@ -32,7 +32,7 @@ import Testing
     @Test func aManifestSurvivesARoundTrip() throws {
         let (sealed, bytes) = try ManifestCodec.encode(Self.example())
         #expect(try ManifestCodec.decode(bytes, place: "test") == sealed)
-        #expect(sealed.manifestSHA256 != ManifestCodec.placeholder)
+        #expect(sealed.manifestSHA256 != ManifestSeal.placeholder)
     }
 
     @Test func theSealIsWhatTheDocumentSays() throws {
@@ -81,7 +81,7 @@ import Testing
 
     @Test func aVolumeNamedLikeTheSealDoesNotConfuseIt() throws {
         var manifest = try Self.example()
-        manifest.volume.name = "\"manifestSHA256\" : \"\(ManifestCodec.placeholder)\""
+        manifest.volume.name = "\"manifestSHA256\" : \"\(ManifestSeal.placeholder)\""
         let (sealed, bytes) = try ManifestCodec.encode(manifest)
         #expect(try ManifestCodec.decode(bytes, place: "test") == sealed)
     }

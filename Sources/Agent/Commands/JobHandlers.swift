@@ -26,7 +26,7 @@ extension JobInfo {
         self.init(
             id: job.id, type: job.type.rawValue, status: Control.JobStatus(job.status),
             currentProgress: progress.currentBytes, totalProgress: progress.totalBytes,
-            error: job.error,
+            error: job.error, errorReason: job.failure.flatMap { ControlError(block: $0).reason },
             result: try job.result.map { try JSONValue(encoding: Control.JobResult($0)) })
     }
 }
@@ -90,7 +90,8 @@ extension JobPoint {
             id: outcome.pointID, volume: outcome.volume, level: outcome.level,
             reason: outcome.reason, storedBytes: outcome.storedBytes,
             dirtyBytes: outcome.dirtyBytes, durationSeconds: outcome.duration.seconds,
-            freezeDurationSeconds: outcome.freezeDuration.seconds)
+            freezeDurationSeconds: outcome.freezeDuration.seconds,
+            worstWriteDelaySeconds: outcome.worstWriteDelay.seconds)
     }
 }
 

@@ -1,4 +1,5 @@
 import BlockCore
+import Catalog
 import Control
 import Jobs
 import Repository
@@ -9,11 +10,15 @@ extension Agent {
     func registerPointCommands(in table: inout CommandTable) {
         let finder = PointFinder(repositories: repositories)
         table.on(QueryPoints.self) { arguments in
-            try await finder.points(volume: arguments.volume, repository: arguments.repository)
-                .map(PointInfo.init)
+            let points = try await finder.points(
+                volume: arguments.volume, repository: arguments.repository)
+            let groups = await finder.groups(of: points)
+            return points.map { PointInfo($0, groups[$0.summary.manifest?.group ?? ""]) }
         }
         table.on(PointResolve.self) { arguments in
-            PointInfo(try await finder.resolve(arguments.point))
+            let point = try await finder.resolve(arguments.point)
+            let groups = await finder.groups(of: [point])
+            return PointInfo(point, groups[point.summary.manifest?.group ?? ""])
         }
         table.on(VolumeBackup.self) { arguments in try await backUp(arguments) }
         table.on(PointVerify.self) { arguments in try await verify(arguments, finder) }
@@ -25,13 +30,23 @@ extension Agent {
         else { throw ControlError.generic("Parameter 'volumes' names no volume, or one twice") }
         var sources: [Volume] = []
         for name in arguments.volumes { sources.append(try await volumes.volume(name)) }
-        let repository = try await repositories.repository(arguments.repository)
-        let backup = BackupJob(
-            volumes: sources, repository: repository,
-            level: arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto,
-            bitmapName: arguments.bitmap, speedBytes: arguments.speed ?? 0, fleece: fleece)
+        // It may hang: only the job waits for it.
+        let record = try await repositories.record(arguments.repository)
+        let level = arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto
+        let targets = sources
         return try await start(.backup, arguments.jobID, arguments.autoDismiss) {
-            (job) async throws(BlockError) in
+            [self] (job) async throws(BlockError) in
+            let repository = try await repositories.open(record.name)
+            let backup = BackupJob(
+                volumes: targets, repository: repository, level: level,
+                bitmapName: arguments.bitmap,
+                compression: arguments.compress.flatMap {
+                    PointCompression(rawValue: $0.rawValue)
+                },
+                speedBytes: arguments.speed ?? 0, fleece: fleece,
+                checksSpace: arguments.checkSpace ?? true,
+                leaveUnsettled: { await recovery.add($0) })
+            await recovery.settle(targets, in: record.id)
             let result = try await backup.run(job)
             await copies.put(into: repository)
             return result
@@ -116,7 +131,8 @@ extension Agent {
 }
 
 extension PointInfo {
-    init(_ point: FoundPoint) {
+    /// `group` is the manifest of the point's group, if that is complete.
+    init(_ point: FoundPoint, _ group: GroupManifest?) {
         let summary = point.summary
         let manifest = summary.manifest
         self.init(
@@ -124,12 +140,16 @@ extension PointInfo {
             volumeUUID: manifest?.volume.uuid ?? "", repository: point.repository.name,
             level: manifest?.level.rawValue ?? "unknown",
             reason: manifest?.reason.rawValue ?? "unknown",
-            parent: manifest?.parent?.point.text,
+            explanation: manifest?.explanation, parent: manifest?.parent?.point.text,
             created: (manifest?.freeze.time ?? summary.id.time).text,
             size: manifest?.volume.lengthBytes ?? 0,
             storedBytes: manifest?.image.storedBytes ?? 0, group: manifest?.group,
+            groupMembers: group.map { $0.members.map(\.point.text) },
             freezeDurationSeconds: manifest.map {
                 Double($0.freeze.durationMicroseconds) / 1_000_000
+            },
+            worstWriteDelaySeconds: manifest?.guest.map {
+                Double($0.worstWriteDelayMicroseconds) / 1_000_000
             },
             state: summary.problem?.description ?? "whole")
     }

@@ -12,14 +12,17 @@ extension Agent {
                 arguments.digestAlgorithm == .sha256 ? .sha256 : .xxh3
             try await checkIsNew(arguments.name)
             try await repositories.add(
-                arguments.name, location: location, repository: location.create(algorithm))
+                arguments.name, location: location,
+                repository: location.create(
+                    algorithm, on: repositories.pool(of: arguments.name)))
             return Nothing()
         }
         table.on(RepositoryAdd.self) { arguments in
             let location = try RepositoryLocation(arguments.location)
             try await checkIsNew(arguments.name)
             try await repositories.add(
-                arguments.name, location: location, repository: location.open())
+                arguments.name, location: location,
+                repository: location.open(on: repositories.pool(of: arguments.name)))
             return Nothing()
         }
         table.on(QueryRepositories.self) { _ in

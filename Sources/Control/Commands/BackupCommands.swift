@@ -17,14 +17,19 @@ package enum VolumeBackup: ControlCommand {
         package var level: BackupLevel?
         /// Absent: the agent's own bitmap of that volume and repository.
         package var bitmap: String?
+        /// Absent: not at all.
+        package var compress: BackupCompression?
         /// Bytes per second; absent or 0: unlimited.
         package var speed: UInt64?
+        /// Whether a repository with too little room is refused. Absent: true.
+        package var checkSpace: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
         package init(
             jobID: String? = nil, volumes: [String], repository: String,
-            level: BackupLevel? = nil, bitmap: String? = nil, speed: UInt64? = nil,
+            level: BackupLevel? = nil, bitmap: String? = nil,
+            compress: BackupCompression? = nil, speed: UInt64? = nil, checkSpace: Bool? = nil,
             autoDismiss: Bool? = nil
         ) {
             self.jobID = jobID
@@ -32,12 +37,15 @@ package enum VolumeBackup: ControlCommand {
             self.repository = repository
             self.level = level
             self.bitmap = bitmap
+            self.compress = compress
             self.speed = speed
+            self.checkSpace = checkSpace
             self.autoDismiss = autoDismiss
         }
 
         private enum CodingKeys: String, CodingKey {
-            case volumes, repository, level, bitmap, speed
+            case volumes, repository, level, bitmap, compress, speed
+            case checkSpace = "check-space"
             case jobID = "job-id"
             case autoDismiss = "auto-dismiss"
         }
@@ -134,6 +142,13 @@ package enum BackupLevel: String, Codable, Sendable, CaseIterable {
     case auto
     case full
     case incremental
+    /// On top of the last full.
+    case differential
+}
+
+/// How points are compressed.
+package enum BackupCompression: String, Codable, Sendable, CaseIterable {
+    case zstd
 }
 
 /// The answer of every command that starts a job.

@@ -51,11 +51,14 @@ package struct JobPoint: Codable, Sendable, Equatable {
     package var dirtyBytes: UInt64?
     package var durationSeconds: Double?
     package var freezeDurationSeconds: Double?
+    /// The longest that a write of the guest was held up besides the freeze.
+    package var worstWriteDelaySeconds: Double?
 
     package init(
         id: String, volume: String? = nil, level: String? = nil, reason: String? = nil,
         storedBytes: UInt64? = nil, keptBytes: UInt64? = nil, dirtyBytes: UInt64? = nil,
-        durationSeconds: Double? = nil, freezeDurationSeconds: Double? = nil
+        durationSeconds: Double? = nil, freezeDurationSeconds: Double? = nil,
+        worstWriteDelaySeconds: Double? = nil
     ) {
         self.id = id
         self.volume = volume
@@ -66,6 +69,7 @@ package struct JobPoint: Codable, Sendable, Equatable {
         self.dirtyBytes = dirtyBytes
         self.durationSeconds = durationSeconds
         self.freezeDurationSeconds = freezeDurationSeconds
+        self.worstWriteDelaySeconds = worstWriteDelaySeconds
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -75,6 +79,7 @@ package struct JobPoint: Codable, Sendable, Equatable {
         case dirtyBytes = "dirty-bytes"
         case durationSeconds = "duration-seconds"
         case freezeDurationSeconds = "freeze-duration-seconds"
+        case worstWriteDelaySeconds = "worst-write-delay-seconds"
     }
 }
 

@@ -37,10 +37,12 @@ package struct PointInfo: Codable, Sendable, Equatable {
     package var volume: String
     package var volumeUUID: String
     package var repository: String
-    /// "full" or "incremental".
+    /// "full", "incremental" or "differential".
     package var level: String
     /// Why it has that level.
     package var reason: String
+    /// What led to the reason.
+    package var explanation: String?
     package var parent: String?
     /// The instant it shows, ISO 8601 in UTC.
     package var created: String
@@ -50,14 +52,20 @@ package struct PointInfo: Codable, Sendable, Equatable {
     package var storedBytes: UInt64
     /// Shared by points of one instant.
     package var group: String?
+    /// The points of the group; absent as long as it is not complete.
+    package var groupMembers: [String]?
     package var freezeDurationSeconds: Double?
+    /// The longest that a write of the guest was held up besides the freeze.
+    package var worstWriteDelaySeconds: Double?
     /// "whole", or what is wrong with it.
     package var state: String
 
     package init(
         id: String, volume: String, volumeUUID: String, repository: String, level: String,
-        reason: String, parent: String? = nil, created: String, size: UInt64,
-        storedBytes: UInt64, group: String? = nil, freezeDurationSeconds: Double? = nil,
+        reason: String, explanation: String? = nil, parent: String? = nil, created: String,
+        size: UInt64,
+        storedBytes: UInt64, group: String? = nil, groupMembers: [String]? = nil,
+        freezeDurationSeconds: Double? = nil, worstWriteDelaySeconds: Double? = nil,
         state: String
     ) {
         self.id = id
@@ -66,19 +74,24 @@ package struct PointInfo: Codable, Sendable, Equatable {
         self.repository = repository
         self.level = level
         self.reason = reason
+        self.explanation = explanation
         self.parent = parent
         self.created = created
         self.size = size
         self.storedBytes = storedBytes
         self.group = group
+        self.groupMembers = groupMembers
         self.freezeDurationSeconds = freezeDurationSeconds
+        self.worstWriteDelaySeconds = worstWriteDelaySeconds
         self.state = state
     }
 
     private enum CodingKeys: String, CodingKey {
-        case id, volume, repository, level, reason, parent, created, size, group, state
+        case id, volume, repository, level, reason, explanation, parent, created, size, group, state
         case volumeUUID = "volume-uuid"
         case storedBytes = "stored-bytes"
+        case groupMembers = "group-members"
         case freezeDurationSeconds = "freeze-duration-seconds"
+        case worstWriteDelaySeconds = "worst-write-delay-seconds"
     }
 }

@@ -81,7 +81,7 @@ extension Qcow2Header {
     }
 
     /// Reads and validates the header of the image in `file`.
-    init(file: any StorageFile) throws(BlockError) {
+    package init(file: any StorageFile) throws(BlockError) {
         let parser = try HeaderParser(file: file)
         self = try parser.header()
     }

@@ -89,7 +89,8 @@ extension Qcow2Device {
     ) throws(BlockError) {
         let writer = try Qcow2Writer(
             path: path, lengthBytes: lengthBytes, options: options, backing: backing,
-            isCompressing: false, pool: pool)
+            isCompressing: false, pool: pool,
+            openFile: { () throws(BlockError) in try HostFile(path: path, access: .create) })
         do throws(BlockError) {
             if options.dataFileName != nil {
                 let data = try HostFile(

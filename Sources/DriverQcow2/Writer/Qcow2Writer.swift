@@ -53,16 +53,27 @@ package final class Qcow2Writer: Sendable {
         path: String, lengthBytes: UInt64, clusterBytes: UInt64, backing: Qcow2Backing?,
         compression: Qcow2Header.Compression? = nil, pool: IOPool = .background
     ) throws(BlockError) {
+        try self.init(
+            file: HostFile(path: path, access: .create), lengthBytes: lengthBytes,
+            clusterBytes: clusterBytes, backing: backing, compression: compression, pool: pool)
+    }
+
+    /// Writes to `file`, which is empty.
+    package convenience init(
+        file: any StorageFile, lengthBytes: UInt64, clusterBytes: UInt64, backing: Qcow2Backing?,
+        compression: Qcow2Header.Compression? = nil, pool: IOPool = .background
+    ) throws(BlockError) {
         var options = Qcow2Options(clusterBytes: clusterBytes)
         options.compression = compression ?? .deflate
         try self.init(
-            path: path, lengthBytes: lengthBytes, options: options, backing: backing,
-            isCompressing: compression != nil, pool: pool)
+            path: file.path, lengthBytes: lengthBytes, options: options, backing: backing,
+            isCompressing: compression != nil, pool: pool, openFile: { file })
     }
 
+    /// `openFile` is called once the options have been found good.
     init(
         path: String, lengthBytes: UInt64, options: Qcow2Options, backing: Qcow2Backing?,
-        isCompressing: Bool, pool: IOPool
+        isCompressing: Bool, pool: IOPool, openFile: () throws(BlockError) -> any StorageFile
     ) throws(BlockError) {
         header = try options.header(path: path, lengthBytes: lengthBytes, backing: backing)
         _ = try header.encoded(on: path)
@@ -71,7 +82,7 @@ package final class Qcow2Writer: Sendable {
         self.lengthBytes = lengthBytes
         self.isCompressing = isCompressing
         self.pool = pool
-        let file = try HostFile(path: path, access: .create)
+        let file = try openFile()
         state = HostMutex(State(file: file, tables: WriterTables(geometry: geometry, file: file)))
     }
 

@@ -10,30 +10,67 @@ struct PointMaking {
     let plan: BackupPlan
     let frozen: FrozenVolume
     let instant: FreezeInstant
+    let group: PointID?
     let repository: AttachedRepository
+    let compression: PointCompression?
     let limiter: RateLimiter
     let job: Job
 
-    func run() async throws(BlockError) -> BackupOutcome {
+    /// A point that was made.
+    struct Made {
+        var manifest: Manifest
+        var outcome: BackupOutcome
+        /// Why its bitmap could not follow it; that is frozen still.
+        var failure: BlockError?
+    }
+
+    func run() async throws(BlockError) -> Made {
         let started = ContinuousClock.now
+        // What a compared point was found to hold.
+        let changed = try DirtyBitmap(
+            lengthBytes: plan.volume.lengthBytes, granularityBytes: plan.granularityBytes)
         let manifest: Manifest
         do throws(BlockError) {
-            manifest = try await makePoint()
+            manifest = try await Detachment.run(on: repository.repository.location) {
+                () async throws(BlockError) in
+                try await makePoint(noting: changed)
+            }
         } catch {
             throw await undo(after: error)
         }
-        try await frozen.bitmap.promote(
-            PointRecord(manifest, repositoryID: repository.id), releasing: frozen.point)
-        return BackupOutcome(
+        let outcome = BackupOutcome(
             pointID: manifest.point.text, volume: plan.volume.name, repository: repository.name,
             level: manifest.level.rawValue, reason: manifest.reason.rawValue,
             dirtyBytes: frozen.dirty?.dirtyBytes ?? plan.volume.lengthBytes,
             storedBytes: manifest.image.storedBytes, duration: ContinuousClock.now - started,
-            freezeDuration: instant.heldFor)
+            freezeDuration: instant.heldFor, worstWriteDelay: frozen.point.worstWriteDelay)
+        do throws(BlockError) {
+            try await end(manifest, changed)
+            return Made(manifest: manifest, outcome: outcome)
+        } catch {
+            // Nobody reads the point any more, and no write is to be held up for it.
+            frozen.point.giveUp(error)
+            var failure = error
+            failure.detail =
+                "the point \(manifest.point) is whole, but its bitmap could not follow and stays "
+                + "frozen, which is tried again: \(error.detail ?? error.kind.rawValue)"
+            return Made(manifest: manifest, outcome: outcome, failure: failure)
+        }
     }
 
-    /// Merges the bitmap back. If that fails too, it stays frozen with its successor, and the next
-    /// start of the agent merges the two; the error says so.
+    private func end(_ manifest: Manifest, _ changed: DirtyBitmap) async throws(BlockError) {
+        let record = PointRecord(manifest, repositoryID: repository.id)
+        switch plan.ending {
+        case .promote: try await frozen.bitmap.promote(record, releasing: frozen.point)
+        case .keep: try await frozen.bitmap.mergeBack(adding: record, releasing: frozen.point)
+        case .restart:
+            try await frozen.bitmap.restart(
+                record, changed: changed, releasing: frozen.point)
+        }
+    }
+
+    /// Merges the bitmap back. If that fails too, it stays frozen with its successor; the error
+    /// says so.
     private func undo(after cause: BlockError) async -> BlockError {
         do throws(BlockError) {
             try await frozen.bitmap.mergeBack(releasing: frozen.point)
@@ -41,19 +78,26 @@ struct PointMaking {
         } catch {
             var both = cause
             both.detail =
-                "\(cause.detail ?? cause.kind.rawValue); the bitmap stays frozen until the agent "
-                + "starts again, since \(error)"
+                "\(cause.detail ?? cause.kind.rawValue); the bitmap stays frozen, which is tried "
+                + "again, since \(error)"
             return both
         }
     }
 
-    private func makePoint() async throws(BlockError) -> Manifest {
+    private func makePoint(noting changed: DirtyBitmap) async throws(BlockError) -> Manifest {
+        try job.checkCancelled()
         let writer = try await repository.repository.beginPoint(pointPlan)
         do throws(BlockError) {
-            try await copy(to: writer)
+            try await copy(to: writer, noting: changed)
             try job.checkCancelled()
+            writer.note(
+                PointInterference(
+                    worstWriteDelayMicroseconds: frozen.point.worstWriteDelay.microseconds,
+                    keptBytes: frozen.point.keptBytes))
             let volume = plan.volume
-            return try await writer.commit { () async throws(BlockError) in
+            return try await writer.commit { [job] () async throws(BlockError) in
+                // A cancelled job may be waited for no longer, and its volume be closed.
+                try job.checkCancelled()
                 if !Mutant.promoteWithoutSourceFlush.isActive { try await volume.flush() }
             }
         } catch {
@@ -65,47 +109,103 @@ struct PointMaking {
     private var pointPlan: PointPlan {
         PointPlan(
             id: plan.pointID, volumeUUID: plan.volume.uuid, volumeName: plan.volume.name,
-            lengthBytes: plan.volume.lengthBytes, level: plan.isIncremental ? .incremental : .full,
-            reason: plan.reason, parent: plan.parent, granularityBytes: plan.granularityBytes,
-            freezeTime: UTCTime(milliseconds: instant.nanoseconds / 1_000_000) ?? .now(),
-            freezeMicroseconds: UInt64(max(0, instant.heldFor / .microseconds(1))))
+            lengthBytes: plan.volume.lengthBytes, level: plan.level, reason: plan.reason,
+            explanation: plan.explanation, parent: plan.parent,
+            granularityBytes: plan.granularityBytes, compression: compression, group: group?.text,
+            freezeTime: instant.time, freezeMicroseconds: instant.heldFor.microseconds)
     }
 
-    private func copy(to writer: any PointWriter) async throws(BlockError) {
-        let point = frozen.point
+    private func copy(
+        to writer: any PointWriter, noting changed: DirtyBitmap
+    ) async throws(BlockError) {
+        let source = PointSource(
+            point: frozen.point, comparison: comparison(for: writer), changed: changed,
+            limiter: limiter)
+        var parent: ContentCursor?
+        if plan.basis == .comparison, let manifest = plan.parent {
+            parent = try await repository.repository.openContent(of: manifest.point)
+        }
         let dirty = frozen.dirty
         let lengthBytes = plan.volume.lengthBytes
         let pieces = PieceSource(
-            device: plan.volume, alignmentBytes: writer.clusterBytes,
+            device: plan.volume, alignmentBytes: writer.clusterBytes, parent: parent,
             nextRange: { offset in
                 if let dirty { return dirty.nextDirtyRange(from: offset) }
                 return offset < lengthBytes ? ByteRange(offset: offset, end: lengthBytes) : nil
             })
         try await CopyWorkers.run(pieces, job: job) { (piece) throws(BlockError) in
-            if let failure = point.failure { throw failure }
-            if piece.isZero, try await point.claimZeroes(piece.range) {
-                try await writer.writeZeroes(piece.range)
-            } else {
-                try await copyData(piece.range, from: point, to: writer)
-            }
+            try await source.copy(piece, to: writer)
+        }
+    }
+
+    private func comparison(for writer: any PointWriter) -> CellComparison? {
+        guard plan.basis == .comparison, let parent = plan.parent else { return nil }
+        return CellComparison(
+            algorithm: parent.digest.algorithm, clusterBytes: writer.clusterBytes,
+            rangeToHold: writer.rangeToHold)
+    }
+}
+
+/// The content that a point takes from a volume.
+private struct PointSource: Sendable {
+    let point: PointInTime
+    /// If set, only what differs from the parent is stored.
+    let comparison: CellComparison?
+    /// Where what differs is marked.
+    let changed: DirtyBitmap
+    let limiter: RateLimiter
+
+    func copy(_ piece: Piece, to writer: any PointWriter) async throws(BlockError) {
+        if let failure = point.failure { throw failure }
+        guard piece.isZero, try await point.claimZeroes(piece.range) else {
+            return try await copyData(piece, to: writer)
+        }
+        let ranges =
+            comparison?.differences(ofZeroes: piece.range, from: piece.parentCells)
+            ?? [piece.range]
+        for range in ranges {
+            if comparison != nil { changed.mark(range) }
+            try await writer.writeZeroes(range)
         }
     }
 
     /// A piece that the map called zero may be long: it is read in the same steps as data.
-    private func copyData(
-        _ range: ByteRange, from point: PointInTime, to writer: any PointWriter
-    ) async throws(BlockError) {
+    private func copyData(_ piece: Piece, to writer: any PointWriter) async throws(BlockError) {
         let stepBytes = max(1 << 20, writer.clusterBytes)
-        var offset = range.offset
-        while offset < range.end {
-            let step = ByteRange(offset: offset, end: min(offset + stepBytes, range.end))
+        var offset = piece.range.offset
+        while offset < piece.range.end {
+            let step = ByteRange(offset: offset, end: min(offset + stepBytes, piece.range.end))
             let content = BufferPool.shared.take(Int(stepBytes)).prefix(Int(step.lengthBytes))
             try await limiter.admit(step.lengthBytes)
             try await point.read(step, into: content)
-            try await writer.write(at: step.offset, from: content)
+            for range in differences(of: content, at: step, piece) {
+                let part = content.slice(
+                    Int(range.offset - step.offset), Int(range.lengthBytes))
+                try await writer.write(at: range.offset, from: part)
+            }
             offset = step.end
         }
     }
+
+    private func differences(
+        of content: BufferSlice, at step: ByteRange, _ piece: Piece
+    ) -> [ByteRange] {
+        guard let comparison else { return [step] }
+        let ranges = comparison.differences(
+            of: content, at: step.offset, from: piece.parentCells)
+        for range in ranges { changed.mark(range) }
+        return ranges
+    }
+}
+
+extension FreezeInstant {
+    /// The instant as points have it.
+    var time: UTCTime { UTCTime(milliseconds: nanoseconds / 1_000_000) ?? .now() }
+}
+
+extension Duration {
+    /// Whole microseconds; none if it is negative.
+    var microseconds: UInt64 { UInt64(max(0, self / .microseconds(1))) }
 }
 
 extension UTCTime {

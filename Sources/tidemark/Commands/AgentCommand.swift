@@ -13,6 +13,10 @@ struct AgentCommand: AsyncParsableCommand, GlobalOptionsHolder {
             control.sock there and serves volumes over NBD on nbd.sock. SIGTERM ends it \
             orderly. -v logs more, -q only warnings.
 
+            What guests overwrite while a backup runs is held back until the backup has read it: in \
+            memory, then in the state directory. A backup for which both are full is given up; its \
+            guest goes on.
+
             Example:
               tidemark --state /srv/tidemark agent
             """)
@@ -25,6 +29,12 @@ struct AgentCommand: AsyncParsableCommand, GlobalOptionsHolder {
                 + "unless given, at least 64M."))
     var memory: ByteSize?
 
+    @Option(help: .size("What of it backups may hold back so, all together; else 256M."))
+    var fleeceMemory: ByteSize?
+
+    @Option(help: .size("The disk space for that, for all backups together; else 64G."))
+    var fleeceDisk: ByteSize?
+
     func validate() throws {
         guard let memory, memory.bytes < MemoryBudget.leastLimitBytes else { return }
         throw ValidationError("--memory: the agent needs at least 64M")
@@ -32,9 +42,11 @@ struct AgentCommand: AsyncParsableCommand, GlobalOptionsHolder {
 
     func run() async throws {
         let level: Logger.Level = global.verbose ? .debug : global.quiet ? .warning : .info
-        try await AgentMain.run(
-            configuration: AgentConfiguration(
-                stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level,
-                memoryBytes: memory?.bytes ?? MemoryBudget.defaultLimitBytes))
+        var configuration = AgentConfiguration(
+            stateDirectory: HostPath.absolute(global.stateDirectory), logLevel: level)
+        if let memory { configuration.memoryBytes = memory.bytes }
+        if let fleeceMemory { configuration.fleeceMemoryBytes = fleeceMemory.bytes }
+        if let fleeceDisk { configuration.fleeceDiskBytes = fleeceDisk.bytes }
+        try await AgentMain.run(configuration: configuration)
     }
 }

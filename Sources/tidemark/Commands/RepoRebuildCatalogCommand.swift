@@ -28,13 +28,17 @@ struct RepoRebuildCatalogCommand: AsyncParsableCommand, GlobalOptionsHolder {
             locations: locations.map { HostPath.absolute($0) })
         let document: JSONValue = [
             "volumes": .int(Int64(summary.volumes)), "points": .int(Int64(summary.points)),
+            "groups": .int(Int64(summary.groups)),
             "revived": .array(summary.revived.map { .string($0) }),
             "missing": .array(summary.missing.map { .string($0) }),
             "kept-aside": summary.keptAside.map { .string($0) } ?? .null,
         ]
         try global.console.result(document) {
             let kept = summary.keptAside.map { "; the old catalog is \($0)" } ?? ""
-            var lines = ["\(summary.points) points of \(summary.volumes) volumes found\(kept)"]
+            let groups = summary.groups > 0 ? ", \(summary.groups) groups" : ""
+            var lines = [
+                "\(summary.points) points of \(summary.volumes) volumes\(groups) found\(kept)"
+            ]
             if !summary.revived.isEmpty {
                 lines.append("volumes again: \(summary.revived.joined(separator: ", "))")
             }

@@ -6,6 +6,7 @@ import Control
 extension ImageFormat: ExpressibleByArgument {}
 extension VolumeDurability: ExpressibleByArgument {}
 extension BackupLevel: ExpressibleByArgument {}
+extension BackupCompression: ExpressibleByArgument {}
 extension DigestAlgorithm: ExpressibleByArgument {}
 
 extension ArgumentHelp {

@@ -4,17 +4,26 @@ import Control
 enum PointText {
     /// One line per point.
     static func table(_ points: [PointInfo]) -> String {
-        var table = TextTable([
+        let hasGroups = points.contains { $0.group != nil }
+        var columns: [TextTable.Column] = [
             .text("POINT"), .text("VOLUME"), .text("CREATED"), .text("LEVEL"), .number("STORED"),
             .text("REPOSITORY"), .text("STATE"),
-        ])
+        ]
+        if hasGroups { columns.append(.text("GROUP")) }
+        var table = TextTable(columns)
         for point in points {
-            table.append([
+            let cells = [
                 point.id, point.volume, point.created, "\(point.level) (\(point.reason))",
                 ByteSize.text(point.storedBytes), point.repository, point.state,
-            ])
+            ]
+            table.append(hasGroups ? cells + [group(of: point)] : cells)
         }
         return table.text
+    }
+
+    private static func group(of point: PointInfo) -> String {
+        guard let group = point.group else { return "" }
+        return point.groupMembers == nil ? "\(group) (not complete)" : group
     }
 
     /// Everything about one point.
@@ -29,9 +38,17 @@ enum PointText {
             "size        \(ByteSize.text(point.size)) (\(point.size) bytes)",
             "stored      \(ByteSize.text(point.storedBytes))",
         ]
-        if let group = point.group { lines.append("group       \(group)") }
+        if let explanation = point.explanation { lines.append("because     \(explanation)") }
+        if let group = point.group {
+            let members = point.groupMembers?.joined(separator: " ")
+            lines.append("group       \(group)")
+            lines.append("members     \(members ?? "the group is not complete")")
+        }
         if let seconds = point.freezeDurationSeconds {
             lines.append("frozen      \(TimeText.measured(seconds))")
+        }
+        if let seconds = point.worstWriteDelaySeconds {
+            lines.append("delay       \(TimeText.measured(seconds)) at most for a write")
         }
         lines.append("state       \(point.state)")
         return lines.joined(separator: "\n")
