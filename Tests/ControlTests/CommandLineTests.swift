@@ -61,6 +61,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 46)
+        #expect(count == 48)
     }
 }

@@ -213,7 +213,7 @@ private final class FaultFile: StorageFile {
     func readNow(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {
-        .wouldBlock
+        .refused
     }
 
     func write(at offset: UInt64, from source: UnsafeRawBufferPointer) throws(BlockError) {

@@ -18,10 +18,11 @@ import Testing
         for piece in fixture.pieces.shuffled(using: &random) {
             let old = Array(fixture.base[Int(piece.offset)..<Int(piece.end)])
             for _ in 0..<Int.random(in: 0...3, using: &random) {
-                let count = Int.random(in: 1...100_000, using: &random)
+                let start = Int(piece.offset)
+                let count = Int.random(
+                    in: 1...min(100_000, expected.count - start), using: &random)
                 let offset = Int.random(
-                    in: Int(piece.offset)..<min(Int(piece.end), expected.count - count),
-                    using: &random)
+                    in: start...min(Int(piece.end) - 1, expected.count - count), using: &random)
                 let byte = UInt8.random(in: 1...255, using: &random)
                 let bytes = [UInt8](repeating: byte, count: count)
                 switch Int.random(in: 0...2, using: &random) {

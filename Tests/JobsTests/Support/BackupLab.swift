@@ -70,10 +70,11 @@ final class BackupLab: Sendable {
         let faulty = ImageChain(nodes: [
             ImageNode(
                 path: node.path, format: .raw, isDirect: false, device: disk, lock: node.lock,
-                dataLock: nil, found: node.found)
+                dataLock: nil, backing: nil, found: node.found)
         ])
         let volume = try await VolumeOpening.create(
-            name: name, chain: faulty, lengthBytes: lengthBytes, isOwned: false, queue: queue)
+            name: name, chain: faulty, lengthBytes: lengthBytes, isOwned: false,
+            durability: .power, queue: queue)
         return (volume, disk)
     }
 
