@@ -1,5 +1,5 @@
-"""The rows of Scripts/bench on bitmaps: what they cost a guest's writes, what an incremental costs, and
-how long an agent takes to start with large volumes and with many."""
+"""The rows of Scripts/bench on bitmaps: what they cost a guest's writes, what an incremental costs,
+and how long an agent takes to start with large volumes and with many."""
 
 import json
 import os
