@@ -69,6 +69,7 @@ enum VolumeOpening {
                     + "\(record.lengthBytes) are recorded: it was cut by something else")
         }
         let doubt = ImageTrust.doubt(record, recorded: nodes, found: chain.nodes)
+        try await IOPool.guest.run { () throws(BlockError) in try chain.flushTimes() }
         return try await queue.run { (catalog) throws(BlockError) in
             if let doubt {
                 try catalog.writing { (transaction) throws(CatalogError) in
