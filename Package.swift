@@ -34,7 +34,11 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
     name: "tidemark",
-    products: [.executable(name: "tidemark", targets: ["tidemark"])],
+    products: [
+        .executable(name: "tidemark", targets: ["tidemark"]),
+        // For tests: preloaded into the agents whose files they follow.
+        .library(name: "filejournal", type: .dynamic, targets: ["FileJournal"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
         .package(url: "https://github.com/apple/swift-crypto", exact: "4.5.2"),
@@ -78,6 +82,8 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["BlockCore"], path: "Tests/TestSupport",
             swiftSettings: settings),
+        .systemLibrary(name: "CFileJournal", path: "Tests/CFileJournal"),
+        .target(name: "FileJournal", path: "Tests/FileJournal"),
         tests("BlockCoreTests", ["BlockCore"]),
         tests("BitmapsTests", ["Bitmaps", "BlockCore"]),
         tests("CatalogTests", ["Catalog", "Bitmaps", "BlockCore"]),
@@ -94,6 +100,10 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
             exclude: ["Support/guest.py"], swiftSettings: settings),
+        .testTarget(
+            name: "SimulationTests",
+            dependencies: ["BlockCore", "CFileJournal", "CNBD", "TestSupport", "tidemark"],
+            exclude: ["README.md"], swiftSettings: settings),
     ]
 )
 

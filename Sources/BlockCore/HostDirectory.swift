@@ -2,12 +2,15 @@ import Glibc
 
 /// What is done to names in directories of the host. All of it may block.
 package enum HostDirectory {
-    /// Creates `path` and what leads to it, for its owner alone; no error if it exists.
+    /// Creates `path` and what leads to it, for its owner alone, durably: a file in it is no safer
+    /// than its name. No error if it exists.
     package static func create(_ path: String) throws(BlockError) {
         var prefix = path.hasPrefix("/") ? "/" : ""
         for part in path.split(separator: "/") {
             prefix += prefix.isEmpty || prefix.hasSuffix("/") ? "\(part)" : "/\(part)"
-            if mkdir(prefix, 0o700) != 0 && errno != EEXIST {
+            if mkdir(prefix, 0o700) == 0 {
+                try flush(parent(of: prefix))
+            } else if errno != EEXIST {
                 throw .system("create the directory", on: prefix, errno: errno)
             }
         }

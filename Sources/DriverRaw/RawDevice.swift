@@ -48,7 +48,7 @@ package final class RawDevice: BlockDevice {
     }
 
     /// Creates a file of `lengthBytes` zeroes, none of them allocated, at `path`, where there must
-    /// be nothing.
+    /// be nothing. The file is durable when this returns, its name is the caller's to flush.
     package static func create(path: String, lengthBytes: UInt64) throws(BlockError) {
         guard lengthBytes <= UInt64(Int64.max) else {
             throw BlockError(
@@ -58,6 +58,8 @@ package final class RawDevice: BlockDevice {
         let file = try HostFile(path: path, access: .create)
         do throws(BlockError) {
             try file.truncate(toBytes: lengthBytes)
+            // Else a power loss leaves an empty file, which is not what the catalog records.
+            try file.flush()
         } catch {
             try? HostDirectory.removeFile(path)
             throw error

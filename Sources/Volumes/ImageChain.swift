@@ -47,6 +47,14 @@ package final class ImageChain: Sendable {
     /// The device that shows the whole chain.
     package var top: any BlockDevice { nodes[0].device }
 
+    /// Makes the top durable with its times, unless it is only read: a power loss must not leave it
+    /// older than what is recorded of it now. Blocks.
+    func flushTimes() throws(BlockError) {
+        guard !top.isReadOnly else { return }
+        try nodes[0].dataLock?.flush()
+        try nodes[0].lock?.flush()
+    }
+
     /// Flushes and closes all images, and gives them up.
     package func close() async throws(BlockError) {
         defer { unlock() }
@@ -77,8 +85,7 @@ package final class ImageChain: Sendable {
         }
         var fingerprints = nodes.map(\.found)
         if let lock = nodes[0].lock {
-            try nodes[0].dataLock?.flush()
-            try lock.flush()
+            try flushTimes()
             fingerprints[0] = try ImageFingerprint(
                 of: lock, dataFile: nodes[0].dataLock, format: nodes[0].format,
                 isMarked: isMarked)

@@ -75,9 +75,10 @@ extension Volume {
         _ range: ByteRange, _ body: (any BlockDevice) async throws(BlockError) -> Void
     ) async throws(BlockError) {
         guard !range.isEmpty else { return }
+        // Before the range is held, as one would do who marks early: what takes the bits holds all.
+        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let hold = try await holdAnnounced(range)
         defer { locks.release(hold) }
-        if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         if !Mutant.keepAfterWrite.isActive { await keep(range) }
         do throws(BlockError) {
             try await body(top)

@@ -26,6 +26,7 @@ enum VolumeOpening {
                 isOwned: isOwned && position == 0,
                 fingerprint: node.found.text, isDirect: node.isDirect)
         }
+        try await IOPool.guest.run { () throws(BlockError) in try chain.flushTimes() }
         let record = try await queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
                 let volume = VolumeRecord(
@@ -68,9 +69,14 @@ enum VolumeOpening {
                 detail: "the catalog names no top node of a known format")
         }
         let chain = try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.open(
+            let chain = try ImageOpener.open(
                 path: node.path, format: format, readOnly: false, isDirect: node.isDirect,
                 pool: .guest)
+            do throws(BlockError) { try chain.flushTimes() } catch {
+                chain.unlock()
+                throw error
+            }
+            return chain
         }
         return OpenedChain(record: record, nodes: nodes, chain: chain)
     }

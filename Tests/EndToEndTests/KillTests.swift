@@ -2,33 +2,41 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The agent is killed at random moments under random writes; nothing that was acknowledged is
-/// lost, and every increment after it restores to what the disk holds.
+/// The agent is killed at random moments of all that it does, with a guest writing but for some;
+/// nothing that was acknowledged is lost, and every increment after it restores to what the disk
+/// holds.
 @Suite(.serialized) struct KillTests {
-    /// Rounds of each run: TIDEMARK_KILL_ROUNDS, or 50.
+    /// How many kills: TIDEMARK_KILL_ROUNDS, or 20.
     static var roundCount: Int {
-        ProcessInfo.processInfo.environment["TIDEMARK_KILL_ROUNDS"].flatMap { Int($0) } ?? 50
+        ProcessInfo.processInfo.environment["TIDEMARK_KILL_ROUNDS"].flatMap { Int($0) } ?? 20
     }
 
     @Test func afterEveryKillTheNextIncrementIsWhole() throws {
         var random = Seed.generator("kill -9")
         let run = try KillRun(lengthBytes: (20 << 20) + 4321)
         for round in 0..<Self.roundCount {
-            try run.backUpUnderLoadThenAtRest(round, &random)
-            try run.killUnderLoad(round, duringBackup: round % 2 == 0, &random)
+            if round % 4 == 0 { try run.backUpUnderLoadThenAtRest(round, &random) }
+            let moments = KillMoment.allCases
+            try run.kill(at: moments[round % moments.count], round, &random)
         }
         run.agent.stop(SIGTERM)
         #expect(run.agent.exitStatus == 0)
-        #expect(run.killedBackupCount > 0)
+        // Else the kills came too late for what they were to interrupt.
+        #expect(run.interruptedCount > 0)
     }
+}
+
+/// What the agent is doing when it is killed.
+private enum KillMoment: CaseIterable {
+    case idle, load, freeze, backup, promotion, restore, merge
 }
 
 private final class KillRun {
     let directory: TemporaryDirectory
-    let lengthBytes: Int
+    private(set) var lengthBytes: Int
     private(set) var agent: AgentProcess
-    /// How many backups were under way when the agent was killed.
-    private(set) var killedBackupCount = 0
+    /// How many commands were under way when the agent was killed.
+    private(set) var interruptedCount = 0
     private var guestCount: UInt32 = 0
 
     init(lengthBytes: Int) throws {
@@ -38,6 +46,8 @@ private final class KillRun {
         try agent.tell("volume", "create", "disk", "--size", "\(lengthBytes)")
         try agent.tell("repo", "init", "vault", directory.path("vault"))
         _ = try agent.backUp("disk")
+        try agent.tell("bitmap", "add", "disk", "source")
+        try agent.tell("bitmap", "add", "disk", "target")
     }
 
     /// Two backups in one life of the agent, the first in the middle of writes: what was written
@@ -54,27 +64,75 @@ private final class KillRun {
         try checkIncrement("round \(round), after a backup under load")
     }
 
-    func killUnderLoad(
-        _ round: Int, duringBackup: Bool, _ random: inout SplitMix64
-    ) throws {
+    func kill(at moment: KillMoment, _ round: Int, _ random: inout SplitMix64) throws {
         let before = try contents()
-        let guest = try startGuest(&random)
-        usleep(UInt32.random(in: 10_000...200_000, using: &random))
-        var backup: Process?
-        if duringBackup {
-            backup = try agent.begin("backup", "disk", "--repo", "vault", "--limit", "8M")
-            usleep(UInt32.random(in: 0...400_000, using: &random))
-            if backup?.isRunning == true { killedBackupCount += 1 }
-        }
-        usleep(UInt32.random(in: 0...50_000, using: &random))
+        let guest = moment == .idle ? nil : try startGuest(&random)
+        usleep(UInt32.random(in: 10_000...100_000, using: &random))
+        let command = try interrupt(moment, &random)
+        if command?.isRunning == true { interruptedCount += 1 }
         agent.stop(SIGKILL)
-        let log = try guest.waitForLoss()
-        backup?.waitUntilExit()
+        let log = try guest?.waitForLoss()
+        command?.waitUntilExit()
 
         agent = try AgentProcess(state: directory.path("state"))
-        let fault = log.faultAfterKill(of: try contents(), before: before)
-        #expect(fault == nil, "round \(round): what the disk holds after the kill")
-        try checkIncrement("round \(round), after the kill")
+        let after = try contents()
+        let occasion = "round \(round), killed at \(moment)"
+        if let log {
+            let fault = log.faultAfterKill(of: after, before: before)
+            #expect(fault == nil, "\(occasion): what the disk holds after the kill")
+        } else {
+            #expect(after == before, "\(occasion): what the disk holds after the kill")
+        }
+        try checkRestored(occasion)
+        try checkIncrement(occasion)
+    }
+
+    /// Starts what is to be interrupted and waits for a moment of it; returns its command.
+    private func interrupt(
+        _ moment: KillMoment, _ random: inout SplitMix64
+    ) throws -> Process? {
+        var command: Process?
+        var pauseMicroseconds: UInt32 = 50_000
+        switch moment {
+        case .idle, .load: break
+        case .freeze:
+            command = try agent.begin("backup", "disk", "--repo", "vault")
+            pauseMicroseconds = 60_000
+        case .backup:
+            command = try agent.begin("backup", "disk", "--repo", "vault", "--limit", "8M")
+            pauseMicroseconds = 400_000
+        case .promotion:
+            let points = try pointCount()
+            command = try agent.begin("backup", "disk", "--repo", "vault")
+            // The manifest is there: the bitmap's promotion is next.
+            while try pointCount() == points, command?.isRunning == true { usleep(100) }
+            pauseMicroseconds = 3000
+        case .restore:
+            command = try agent.begin(
+                "restore", "disk@latest", restoredPath, "--format", "raw")
+            pauseMicroseconds = 80_000
+        case .merge:
+            command = try agent.begin("bitmap", "merge", "disk", "target", "source")
+            pauseMicroseconds = 30_000
+        }
+        usleep(UInt32.random(in: 0...pauseMicroseconds, using: &random))
+        return command
+    }
+
+    private var restoredPath: String { directory.path("interrupted") }
+
+    /// An image under the name of a restore is a whole one.
+    private func checkRestored(_ occasion: String) throws {
+        defer { unlink(restoredPath) }
+        guard let restored = try? readFile(restoredPath) else { return }
+        let again = try agent.restore("disk@latest", to: directory.path("restored"))
+        #expect(restored == again, "\(occasion): the image that was restored")
+    }
+
+    /// How many manifests there are; the description of the repository counts too.
+    private func pointCount() throws -> Int {
+        try FileManager.default.subpathsOfDirectory(atPath: directory.path("vault"))
+            .count { $0.hasSuffix(".json") }
     }
 
     /// Makes an increment with nobody writing, and compares its restore with the disk.

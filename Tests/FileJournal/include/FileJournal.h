@@ -1,0 +1,2 @@
+// The library is preloaded, never called: its format is in the header of CFileJournal.
+#pragma once

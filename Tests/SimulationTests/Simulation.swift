@@ -1,0 +1,101 @@
+import Foundation
+import TestSupport
+
+/// Runs one seed: a workload, and crashes at some moments of it.
+struct Simulation {
+    let seed: UInt64
+    var crashCount = 4
+    var mutant: String?
+
+    /// A run that did not go as it should.
+    struct Finding: CustomStringConvertible {
+        let description: String
+    }
+
+    var scenario: Scenario {
+        Scenario(rawValue: Int(seed % UInt64(Scenario.allCases.count)))!
+    }
+
+    /// What is wrong; empty if nothing is.
+    func run() -> [Finding] {
+        var random = SplitMix64(seed: seed ^ 0x5EED)
+        let workload: Workload
+        do {
+            workload = try Workload(seed: seed, scenario: scenario, mutant: mutant)
+            try workload.run()
+        } catch {
+            return [finding("\(error)")]
+        }
+        do {
+            let journal = try FileJournal(
+                path: workload.machine.journalPath, root: workload.machine.root)
+            if let folder = ProcessInfo.processInfo.environment["TIDEMARK_SIMULATION_KEEP"] {
+                try writeFile("\(folder)/\(seed).journal", journal.bytes)
+            }
+            if let difference = try journalGap(journal, workload) {
+                return [finding("the journal does not say all: \(difference)")]
+            }
+            let inodes = Set(journal.records.map(\.inode)).union(
+                workload.base.files.values.map(\.inode))
+            let rewriter = try DiskRewriter(root: workload.machine.root, inodes: inodes)
+            var findings: [Finding] = []
+            for _ in 0..<crashCount {
+                findings += try crash(workload, journal, rewriter, &random)
+                if !findings.isEmpty { break }
+            }
+            return findings
+        } catch {
+            return [finding("\(error)")]
+        }
+    }
+
+    /// One crash at a random record, and what is wrong after it.
+    private func crash(
+        _ workload: Workload, _ journal: FileJournal, _ rewriter: DiskRewriter,
+        _ random: inout SplitMix64
+    ) throws -> [Finding] {
+        let cut = place(in: journal, workload, &random)
+        let crash: Crash = Int.random(in: 0..<4, using: &random) == 0 ? .kill : .powerLoss
+        let now = workload.firstNote + journal.noteCount(before: cut)
+        try rewriter.apply(crash.state(of: journal, on: workload.base, cut: cut, &random))
+        let check = CrashCheck(workload, now: now, isPowerLoss: crash == .powerLoss)
+        let place = "\(crash) before record \(cut) of \(journal.records.count), note \(now)"
+        do {
+            try check.run()
+        } catch {
+            return [finding("\(place): \(error)")] + check.faults.map { finding("\(place): \($0)") }
+        }
+        return check.faults.map { finding("\(place): \($0)") }
+    }
+
+    /// Where the crash is: mostly where the agent was in the middle of something.
+    private func place(
+        in journal: FileJournal, _ workload: Workload, _ random: inout SplitMix64
+    ) -> Int {
+        let windows = workload.windows.map {
+            $0.clamped(to: workload.firstNote..<workload.notes.count)
+        }
+        .filter { !$0.isEmpty }
+        guard Int.random(in: 0..<5, using: &random) > 0,
+            let window = windows.randomElement(using: &random)
+        else { return Int.random(in: 0...journal.records.count, using: &random) }
+        let first = journal.notes[window.lowerBound - workload.firstNote]
+        let end = window.upperBound - workload.firstNote
+        let last = end < journal.notes.count ? journal.notes[end] : journal.records.count
+        return Int.random(in: first...last, using: &random)
+    }
+
+    /// Whether the files are what the journal says that they are: then it missed nothing.
+    private func journalGap(_ journal: FileJournal, _ workload: Workload) throws -> String? {
+        var random = SplitMix64(seed: 0)
+        return Crash.kill.state(
+            of: journal, on: workload.base, cut: journal.records.count, &random
+        ).difference(from: try DiskState(readingFrom: workload.machine.root))
+    }
+
+    private func finding(_ text: String) -> Finding {
+        Finding(
+            description: "seed \(seed), scenario \(scenario)"
+                + (mutant.map { ", mutant \($0)" } ?? "") + ": \(text)")
+    }
+}
