@@ -51,6 +51,8 @@ struct NewImage: Sendable {
     func settle() async throws(BlockError) {
         try await IOPool.background.run { [temporary] () throws(BlockError) in
             try HostDirectory.removeFile(temporary)
+            // Before the record goes: a power loss must not bring the name back.
+            try HostDirectory.flush(HostDirectory.parent(of: temporary))
         }
         try await Self.forget(temporary, queue)
     }
@@ -107,6 +109,8 @@ struct NewImage: Sendable {
             } else if !isInUse, let identity, "\(identity)" == leftover.fileIdentity {
                 try HostDirectory.removeFile(leftover.path)
             }
+            let folder = HostDirectory.parent(of: leftover.path)
+            if HostDirectory.exists(folder) { try HostDirectory.flush(folder) }
         }
         try await forget(leftover.path, queue)
     }

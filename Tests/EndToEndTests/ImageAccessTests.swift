@@ -121,7 +121,7 @@ import Testing
         agent.stop(SIGTERM)
         let again = try AgentProcess(state: directory.path("state"))
         let next = try again.backUp("disk")
-        #expect(next.level == "full" && next.reason == "bitmap-inconsistent")
+        #expect(next.level == "incremental" && next.reason == "bitmap-inconsistent")
         again.stop(SIGTERM)
         server.stop()
     }

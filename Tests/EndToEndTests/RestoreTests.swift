@@ -258,12 +258,16 @@ import Testing
         #expect(
             try scenario.agent.restore(made.id, to: scenario.directory.path("restored"))
                 == content)
-        // What was salvaged with losses continues nothing.
+        // What was salvaged with losses continues nothing: its next backup compares.
         unlink(try scenario.path(1, "json"))
         let salvaged = try scenario.agent.run([
             "restore", scenario.points[2].id, "--as-volume", "salvaged", "--salvage",
         ])
         #expect(salvaged.status == 3)
-        #expect(try scenario.agent.backUp("salvaged").level == "full")
+        let next = try scenario.agent.backUp("salvaged")
+        #expect(next.reason == "bitmap-missing")
+        let copy = try scenario.contents(of: "salvaged")
+        #expect(
+            try scenario.agent.restore(next.id, to: scenario.directory.path("restored")) == copy)
     }
 }

@@ -28,7 +28,7 @@ import Testing
     ]
 
     /// Seeds of one scenario that a broken rule may survive.
-    private static let patience = 6
+    private static let patience = 24
 
     @Test(arguments: witnesses)
     func aBrokenRuleIsNoticed(_ mutant: Mutant, _ scenario: Scenario) {

@@ -72,8 +72,20 @@ final class DiskRewriter {
     func apply(_ state: DiskState) throws {
         try clear()
         for directory in state.directories.sorted() { mkdir("\(root)/\(directory)", 0o700) }
+        var placed: [UInt64: (path: String, file: DiskState.File)] = [:]
         for (name, file) in state.files {
             let path = "\(root)/\(name)"
+            // A second name of one file: inodes of removed files are used again, so that the number
+            // alone does not say so.
+            if let first = placed[file.inode], first.file.bytes == file.bytes,
+                first.file.modifiedNanoseconds == file.modifiedNanoseconds
+            {
+                guard link(first.path, path) == 0 else {
+                    throw Tool.Failure(description: "cannot link \(path)")
+                }
+                continue
+            }
+            placed[file.inode] = (path, file)
             let waiting = "\(attic)/\(file.inode)"
             if rename(waiting, path) != 0 { try writeFile(path, []) }
             let descriptor = open(path, O_WRONLY | O_TRUNC)
