@@ -73,10 +73,13 @@ final class DiskRewriter {
         try clear()
         for directory in state.directories.sorted() { mkdir("\(root)/\(directory)", 0o700) }
         var placed: [UInt64: (path: String, file: DiskState.File)] = [:]
-        for (name, file) in state.files {
+        // Inodes of removed files are used again: whose it is now was written later.
+        let files = state.files.sorted {
+            $0.value.modifiedNanoseconds > $1.value.modifiedNanoseconds
+        }
+        for (name, file) in files {
             let path = "\(root)/\(name)"
-            // A second name of one file: inodes of removed files are used again, so that the number
-            // alone does not say so.
+            // A second name of one file; the number alone does not say so.
             if let first = placed[file.inode], first.file.bytes == file.bytes,
                 first.file.modifiedNanoseconds == file.modifiedNanoseconds
             {

@@ -63,7 +63,7 @@ extension Workload {
 
     private func armRepository(_ gate: Gate, _ action: Gate.Action) {
         gate.arm(
-            action, JournalRecord.Kind.allChanges, path: "/vault/",
+            action, JournalRecord.Kind.allChanges, path: "/vault/disk-",
             countdown: Int.random(in: 0..<12, using: &random),
             error: Bool.random(using: &random) ? EIO : ENOSPC)
     }

@@ -106,7 +106,7 @@ extension Workload {
         let (first, second) = volume.neighbours(&random)
         try write(volume, first)
         try write(volume, second)
-        machine.gates[0].arm(.hold, JournalRecord.Kind.allChanges, path: "/vault/")
+        machine.gates[0].arm(.hold, JournalRecord.Kind.allChanges, path: "/vault/disk-")
         let backup = try beginBackup([volume], level: "full")
         guard try machine.gates[0].waitForHold(unless: { try isOver(backup.id) }) else {
             throw Tool.Failure(description: "the backup made no point")
