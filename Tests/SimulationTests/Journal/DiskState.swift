@@ -53,7 +53,8 @@ struct DiskState {
 }
 
 /// Puts states of a disk in the place of one folder. Files keep their inodes, by which the agent
-/// tells whether an image was replaced: those that are not in use wait beside the folder.
+/// tells whether an image was replaced: each has a second name beside the folder, so that it stays
+/// though an agent that recovers removes it.
 final class DiskRewriter {
     private let root: String
     private let attic: String
@@ -88,9 +89,9 @@ final class DiskRewriter {
                 }
                 continue
             }
-            placed[file.inode] = (path, file)
+            let isReused = placed.updateValue((path, file), forKey: file.inode) != nil
             let waiting = "\(attic)/\(file.inode)"
-            if rename(waiting, path) != 0 { try writeFile(path, []) }
+            if isReused || link(waiting, path) != 0 { try writeFile(path, []) }
             let descriptor = open(path, O_WRONLY | O_TRUNC)
             defer { close(descriptor) }
             let isWritten =
@@ -108,7 +109,7 @@ final class DiskRewriter {
     private func clear() throws {
         for (name, file) in try DiskState(readingFrom: root).files
         where inodes.contains(file.inode) {
-            rename("\(root)/\(name)", "\(attic)/\(file.inode)")
+            link("\(root)/\(name)", "\(attic)/\(file.inode)")
         }
         try FileManager.default.removeItem(atPath: root)
         try FileManager.default.createDirectory(atPath: root, withIntermediateDirectories: true)
