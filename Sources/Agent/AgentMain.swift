@@ -107,16 +107,9 @@ package enum AgentMain {
         _ configuration: AgentConfiguration, _ queue: CatalogQueue
     ) async throws(BlockError) {
         let directory = configuration.stateDirectory
-        try await queue.run { (catalog) throws(BlockError) in
-            try CatalogCopies.sweep(directory)
-            do throws(CatalogError) {
-                try catalog.write { (transaction) throws(CatalogError) in
-                    try transaction.setPlace(
-                        machineID: MachineID.read(), stateDirectory: directory)
-                }
-            } catch {
-                throw BlockError(catalog: error, "use the catalog")
-            }
+        try CatalogCopies.sweep(directory)
+        try await queue.change("use the catalog") { (transaction) throws(CatalogError) in
+            try transaction.setPlace(machineID: MachineID.read(), stateDirectory: directory)
         }
     }
 
@@ -180,14 +173,9 @@ package enum AgentMain {
         _ history: JobHistory, _ queue: CatalogQueue, _ log: Logger
     ) async {
         do throws(BlockError) {
-            try await queue.run { (catalog) throws(BlockError) in
-                do throws(CatalogError) {
-                    try catalog.write { (transaction) throws(CatalogError) in
-                        try transaction.upsertJob(JobRecord(history))
-                    }
-                } catch {
-                    throw BlockError(catalog: error, "record job \(history.id)")
-                }
+            try await queue.change("record job \(history.id)") {
+                (transaction) throws(CatalogError) in
+                try transaction.upsertJob(JobRecord(history))
             }
         } catch {
             log.warning("\(error)")

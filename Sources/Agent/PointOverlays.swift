@@ -63,7 +63,7 @@ actor PointOverlays {
         _ name: String, over point: FoundPoint, _ pin: PointPin
     ) async throws(BlockError) -> Volume {
         let attached = point.repository
-        try await change { (transaction) throws(CatalogError) in
+        try await queue.change("change the pins") { (transaction) throws(CatalogError) in
             try transaction.insertPin(
                 PinRecord(
                     id: pin.id,
@@ -162,7 +162,8 @@ actor PointOverlays {
                     _ = try await stream(volume.name)
                 } else {
                     // It had been detached when the agent went down.
-                    try await change { (transaction) throws(CatalogError) in
+                    try await queue.change("change the pins") {
+                        (transaction) throws(CatalogError) in
                         try transaction.givePin(pin.id, toVolume: nil)
                     }
                     await release([pin.id])
@@ -185,7 +186,7 @@ actor PointOverlays {
                 if let point = PointID(pin.point.pointID) {
                     try await repository.repository.unpin(pin.id, of: point)
                 }
-                try await change { (transaction) throws(CatalogError) in
+                try await queue.change("change the pins") { (transaction) throws(CatalogError) in
                     try transaction.deletePin(pin.id)
                 }
             }
@@ -218,18 +219,6 @@ actor PointOverlays {
                 }
             } catch {
                 throw BlockError(catalog: error, "list the pins")
-            }
-        }
-    }
-
-    private func change(
-        _ body: @escaping @Sendable (CatalogTransaction) throws(CatalogError) -> Void
-    ) async throws(BlockError) {
-        try await queue.run { (catalog) throws(BlockError) in
-            do throws(CatalogError) {
-                try catalog.write(body)
-            } catch {
-                throw BlockError(catalog: error, "change the pins")
             }
         }
     }

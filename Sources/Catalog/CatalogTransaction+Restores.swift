@@ -1,4 +1,3 @@
-package import Foundation
 import GRDB
 
 // Pins of points. A row is committed before the pin is registered in its repository, and removed
@@ -12,13 +11,6 @@ extension CatalogSnapshot {
 }
 
 extension CatalogTransaction {
-    /// Says which volume's uuid the points of a restored volume bear.
-    package func setLineage(_ uuid: UUID, ofVolume id: Int64) throws(CatalogError) {
-        try executeOnOne(
-            "UPDATE volume SET lineageUUID = ? WHERE id = ?", [uuid.uuidString, id],
-            "change the volume \(id)")
-    }
-
     /// Adds a pin that is about to be registered.
     package func insertPin(_ pin: PinRecord) throws(CatalogError) {
         try execute(

@@ -17,11 +17,12 @@ package final class CatalogTransaction: CatalogSnapshot {
         var volume = volume
         try execute(
             "INSERT INTO volume (uuid, name, lengthBytes, createdAt, isCleanlyClosed, regionBytes,"
-                + " durability) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                + " durability, lineageUUID) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 volume.uuid.uuidString, volume.name, try integer(volume.lengthBytes),
                 volume.createdAt.microseconds, volume.isCleanlyClosed,
                 try integer(volume.regionBytes), volume.durability.rawValue,
+                volume.lineageUUID?.uuidString,
             ], "insert the volume \(volume.name)")
         volume.id = database.lastInsertedRowID
         try insertNodes(nodes, ofVolume: volume.id)

@@ -13,9 +13,10 @@ package enum Detachment {
     package static let grace = Duration.seconds(3)
 
     /// Runs `body` in a task of its own, which is cancelled with the present one, and returns what
-    /// it comes to. If it does not end within `grace` of a cancellation, throws `cancelled`.
+    /// it comes to. If it does not end within `grace` of a cancellation, throws `cancelled`; if not
+    /// within `limit`, `timedOut`.
     package static func run<T: Sendable>(
-        on place: String, grace: Duration = grace,
+        on place: String, grace: Duration = grace, within limit: Duration? = nil,
         _ body: @escaping @Sendable () async throws(BlockError) -> T
     ) async throws(BlockError) -> T {
         let race = Race<T>()
@@ -26,6 +27,18 @@ package enum Detachment {
                 race.end(.failure(error))
             }
         }
+        let clock = limit.map { limit in
+            Task {
+                do { try await Task.sleep(for: limit) } catch { return }
+                race.end(
+                    .failure(
+                        BlockError(
+                            .timedOut, "wait any longer", on: place,
+                            detail: "it did not answer within \(limit)")))
+                work.cancel()
+            }
+        }
+        defer { clock?.cancel() }
         let result = await withTaskCancellationHandler {
             await race.outcome()
         } onCancel: {

@@ -45,6 +45,18 @@ package final class CatalogQueue: Sendable {
     /// How many announcements wait for the next commit.
     var waitingCount: Int { state.withLock { $0.pending.count } }
 
+    /// Runs one transaction alone on the catalog's thread; a failure is one to do `operation`.
+    package func change(
+        _ operation: String = "change",
+        _ body: @escaping @Sendable (CatalogTransaction) throws(CatalogError) -> Void
+    ) async throws(BlockError) {
+        try await run { (catalog) throws(BlockError) in
+            do throws(CatalogError) { try catalog.write(body) } catch {
+                throw BlockError(catalog: error, operation)
+            }
+        }
+    }
+
     /// Commits `regions` of the log's volume to the catalog and then sets them in the log.
     func announce(_ regions: [Int], in log: ActivityLog) async throws(BlockError) {
         let failure = await withUnsafeContinuation { continuation in

@@ -121,12 +121,3 @@ struct NewImage: Sendable {
         }
     }
 }
-
-extension CatalogQueue {
-    /// Runs one transaction on the catalog's thread.
-    func change(
-        _ body: @escaping @Sendable (CatalogTransaction) throws(CatalogError) -> Void
-    ) async throws(BlockError) {
-        try await run { (catalog) throws(BlockError) in try catalog.writing(body) }
-    }
-}

@@ -208,7 +208,6 @@ extension CatalogTransaction {
             if isTaken { volume.lineageUUID = uuid } else { volume.uuid = uuid }
         }
         volume = try insertVolume(volume, nodes: nodes)
-        if let lineage = volume.lineageUUID { try setLineage(lineage, ofVolume: volume.id) }
         if let bitmap = origin.bitmap {
             _ = try insertBitmap(
                 BitmapRecord(

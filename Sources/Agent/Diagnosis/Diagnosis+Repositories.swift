@@ -18,26 +18,20 @@ extension Diagnosis {
     }
 
     private func look(at record: RepositoryRecord) async -> [ProblemInfo] {
-        let subject = "repository \(record.name)"
-        let answer = await Impatience.wait(for: Self.patience) { [agent] in
-            do throws(BlockError) {
+        do throws(BlockError) {
+            return try await Detachment.run(on: record.location, within: Self.patience) {
+                [agent] () async throws(BlockError) in
                 let attached = try await agent.repositories.repository(record.name)
                 return try await Self.problems(of: attached, agent)
-            } catch {
-                return [
-                    ProblemInfo(
-                        .error, subject, "it cannot be used: \(error)",
-                        remedy: "make \(record.location) reachable; backups to it fail meanwhile, "
-                            + "and guests go on")
-                ]
             }
+        } catch {
+            return [
+                ProblemInfo(
+                    .error, "repository \(record.name)", "it cannot be used: \(error)",
+                    remedy: "make \(record.location) reachable; backups to it fail meanwhile, and "
+                        + "guests go on")
+            ]
         }
-        return answer ?? [
-            ProblemInfo(
-                .error, subject,
-                "it did not answer within \(Self.patience.components.seconds) s",
-                remedy: "look at the file system or server of \(record.location)")
-        ]
     }
 
     private static func problems(

@@ -7,7 +7,7 @@ import Volumes
 // What `tidemark doctor` looks at. A diagnosis changes nothing and stops nothing: what hangs is
 // given up after a time, and is a problem itself.
 //
-//   host           room in the state directory, file descriptors
+//   host           room in the state directory
 //   catalog        SQLite's own check
 //   volumes        those that are not served; bitmaps that are inconsistent or left frozen
 //   repositories   those that do not answer; points that cannot be restored; room; catalog copies
