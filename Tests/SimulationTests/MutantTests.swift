@@ -30,26 +30,19 @@ import Testing
     /// Seeds of one scenario that a broken rule may survive.
     private static let patience = 24
 
+    /// How many seeds to search instead, whatever their scenarios: TIDEMARK_SIMULATION_MUTANTS.
+    private static let searchedSeedCount = ProcessInfo.processInfo
+        .environment["TIDEMARK_SIMULATION_MUTANTS"].flatMap { UInt64($0) }
+
     @Test(arguments: witnesses)
     func aBrokenRuleIsNoticed(_ mutant: Mutant, _ scenario: Scenario) {
         let count = Scenario.allCases.count
-        let seeds = (0..<Self.patience).map { UInt64($0 * count + scenario.rawValue) }
-        #expect(Self.killer(of: mutant, seeds) != nil, "\(mutant) survives the seeds \(seeds)")
-    }
-
-    /// Seeds for each rule, whatever their scenarios: TIDEMARK_SIMULATION_MUTANTS, else the test
-    /// above is enough.
-    static let searchedSeedCount = ProcessInfo.processInfo
-        .environment["TIDEMARK_SIMULATION_MUTANTS"].flatMap { UInt64($0) }
-
-    @Test(
-        .enabled(if: searchedSeedCount != nil, "a long search: TIDEMARK_SIMULATION_MUTANTS=50"))
-    func everyBrokenRuleIsNoticed() {
-        for (mutant, _) in Self.witnesses {
-            let seed = Self.killer(of: mutant, Array(0..<(Self.searchedSeedCount ?? 0)))
-            print("\(mutant): \(seed.map { "noticed by seed \($0)" } ?? "SURVIVES")")
-            #expect(seed != nil, "\(mutant) survives")
-        }
+        let seeds =
+            Self.searchedSeedCount.map { Array(0..<$0) }
+            ?? (0..<Self.patience).map { UInt64($0 * count + scenario.rawValue) }
+        let seed = Self.killer(of: mutant, seeds)
+        #expect(seed != nil, "\(mutant) survives the seeds \(seeds)")
+        if let seed { print("\(mutant): noticed by seed \(seed)") }
     }
 
     private static func killer(of mutant: Mutant, _ seeds: [UInt64]) -> UInt64? {
