@@ -15,6 +15,7 @@ struct Agent: Sendable {
     let repositories: RepositoryStore
     let jobs: JobStore
     let exports: ExportStore
+    let secondSocket: SecondNBDSocket
     let restores = RunningRestores()
     let overlays: PointOverlays
     let events: QMPEventHub

@@ -54,6 +54,7 @@ package enum AgentMain {
         recovery.cancel()
         streams.cancel()
         await agent.jobs.stop()
+        await agent.secondSocket.stopIfRunning()
         await nbd.stop()
         let unclean = await agent.volumes.closeAll()
         // Not earlier: closing may take long, and writes to the images.
@@ -83,9 +84,11 @@ package enum AgentMain {
         let jobs = JobStore(
             report: { events.broadcast(job: $0) },
             record: { history in await record(history, queue, log) })
+        let exports = ExportStore()
         let agent = Agent(
             configuration: configuration, log: log, queue: queue, volumes: volumes,
-            repositories: repositories, jobs: jobs, exports: ExportStore(),
+            repositories: repositories, jobs: jobs, exports: exports,
+            secondSocket: SecondNBDSocket(exports: exports.table, log: log),
             overlays: PointOverlays(
                 queue: queue, volumes: volumes, repositories: repositories, jobs: jobs,
                 stateDirectory: configuration.stateDirectory, log: log),
@@ -145,6 +148,7 @@ package enum AgentMain {
         agent.registerVolumeCommands(in: &table)
         agent.registerBitmapCommands(in: &table)
         agent.registerExportCommands(in: &table)
+        agent.registerNBDServerCommands(in: &table)
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
         agent.registerStreamCommands(in: &table)

@@ -155,4 +155,27 @@ import Testing
         try agent.tell("qmp", "block-export-del", #"{"id": "e", "mode": "hard"}"#)
         try fails("qmp", "block-export-del", #"{"id": "e"}"#, saying: "Export 'e' is not found")
     }
+
+    @Test func aSecondSocketOffersTheSameExportsUntilItIsClosed() throws {
+        let socket = directory.path("second.sock")
+        let address = #"{"addr": {"type": "unix", "data": {"path": "\#(socket)"}}}"#
+        try fails("qmp", "nbd-server-stop", saying: "NBD server not running")
+        try agent.tell("qmp", "nbd-server-start", address)
+        try fails("qmp", "nbd-server-start", address, saying: "NBD server already running")
+        try agent.tell("bitmap", "add", "disk", "b", "--granularity", "64K")
+        try agent.tell(
+            "qmp", "nbd-server-add",
+            #"{"device": "disk", "name": "n", "writable": true, "bitmap": "b"}"#)
+        let uri = "nbd+unix:///n?socket=\(socket)"
+        try Tool.check(["qemu-io", "-f", "raw", "-c", "write -P 9 3M 64k", uri])
+        try qemuIO("read -P 9 3M 64k")
+        let map = try Tool.check(["nbdinfo", "--map=qemu:dirty-bitmap:b", uri])
+        #expect(map.contains("dirty"))
+        try agent.tell("qmp", "nbd-server-remove", #"{"name": "n"}"#)
+        #expect(try exports().count == 1)
+        try agent.tell("qmp", "nbd-server-stop")
+        #expect(!FileManager.default.fileExists(atPath: socket))
+        // The agent's own socket has not noticed.
+        try qemuIO("read -P 9 3M 64k")
+    }
 }

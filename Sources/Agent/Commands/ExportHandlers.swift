@@ -8,20 +8,8 @@ import Volumes
 extension Agent {
     /// What adds, lists and removes exports.
     func registerExportCommands(in table: inout CommandTable) {
-        let finder = PointFinder(repositories: repositories)
-        table.on(BlockExportAdd.self) { arguments in
-            try await add(arguments, finder)
-            return Nothing()
-        }
-        table.on(BlockExportDelete.self) { arguments in
-            switch await exports.remove(arguments.id, isHard: arguments.mode == .hard) {
-            case .removed: events.broadcast(exportDeleted: arguments.id)
-            case .absent: throw ControlError.noSuchExport(arguments.id)
-            case .inUse(let clients):
-                throw ControlError.exportInUse(arguments.id, clients: clients)
-            }
-            return Nothing()
-        }
+        table.on(BlockExportAdd.self) { try await addExport($0) }
+        table.on(BlockExportDelete.self) { try await deleteExport($0) }
         table.on(QueryBlockExports.self) { _ in
             var infos: [ExportInfo] = []
             for export in await exports.all() {
@@ -45,14 +33,26 @@ extension Agent {
         }
     }
 
-    private func add(_ arguments: BlockExportAdd.Arguments, _ finder: PointFinder) async throws {
+    /// `block-export-del`.
+    func deleteExport(_ arguments: BlockExportDelete.Arguments) async throws -> Nothing {
+        switch await exports.remove(arguments.id, isHard: arguments.mode == .hard) {
+        case .removed: events.broadcast(exportDeleted: arguments.id)
+        case .absent: throw ControlError.noSuchExport(arguments.id)
+        case .inUse(let clients):
+            throw ControlError.exportInUse(arguments.id, clients: clients)
+        }
+        return Nothing()
+    }
+
+    /// `block-export-add`.
+    func addExport(_ arguments: BlockExportAdd.Arguments) async throws -> Nothing {
         guard await exports.export(arguments.id) == nil else {
             throw ControlError.exportExists(arguments.id)
         }
         let export: any AgentExport
         switch (arguments.nodeName, arguments.point) {
         case (let volume?, nil): export = try await volumeExport(volume, arguments)
-        case (nil, let point?): export = try await pointExport(point, arguments, finder)
+        case (nil, let point?): export = try await pointExport(point, arguments)
         default:
             throw ControlError.generic("Give one of the parameters 'node-name' and 'point'")
         }
@@ -62,6 +62,7 @@ extension Agent {
             await export.wasRemoved()
             throw error
         }
+        return Nothing()
     }
 
     private func volumeExport(
@@ -96,7 +97,7 @@ extension Agent {
     }
 
     private func pointExport(
-        _ text: String, _ arguments: BlockExportAdd.Arguments, _ finder: PointFinder
+        _ text: String, _ arguments: BlockExportAdd.Arguments
     ) async throws -> any AgentExport {
         guard arguments.writable != true else {
             throw ControlError.generic(
@@ -105,7 +106,7 @@ extension Agent {
         guard arguments.bitmaps?.isEmpty != false else {
             throw ControlError.generic("A restore point has no bitmaps to export")
         }
-        let point = try await finder.resolve(text)
+        let point = try await PointFinder(repositories: repositories).resolve(text)
         let device = try await point.repository.repository.openPoint(point.id)
         return PointExport(
             device, point: point, id: arguments.id, name: arguments.name,
