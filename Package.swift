@@ -65,7 +65,7 @@ let package = Package(
         layer("DriverNBD", ["BlockCore", "CNBD"]),
         layer(
             "Volumes",
-            ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2", "DriverNBD"]),
+            ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2", "DriverNBD", crypto]),
         layer("NBDServer", ["BlockCore", "CLinux"]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
         layer("Jobs", ["Volumes", "Repository", "DriverRaw", "DriverQcow2", "DriverNBD"]),
@@ -84,7 +84,7 @@ let package = Package(
             swiftSettings: settings),
         .systemLibrary(name: "CFileJournal", path: "Tests/CFileJournal"),
         .target(name: "FileJournal", path: "Tests/FileJournal"),
-        tests("BlockCoreTests", ["BlockCore"]),
+        tests("BlockCoreTests", ["BlockCore", "CLinux"]),
         tests("BitmapsTests", ["Bitmaps", "BlockCore"]),
         tests("CatalogTests", ["Catalog", "Bitmaps", "BlockCore"]),
         .testTarget(

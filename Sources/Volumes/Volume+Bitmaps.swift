@@ -1,6 +1,7 @@
 import Bitmaps
 package import BlockCore
 package import Catalog
+import Crypto
 import DriverRaw
 import Synchronization
 
@@ -219,6 +220,31 @@ extension Volume {
             rest = ByteRange(offset: run.end, end: range.end)
         }
         return runs
+    }
+
+    /// The SHA-256 of the bits as QEMU computes it, in lower-case hexadecimal: of one bit for each
+    /// granule in whole 64-bit words.
+    package func digest(ofBitmap bitmapName: String) throws(BlockError) -> String {
+        guard let entry = bitmaps.withLock({ $0[bitmapName] }) else {
+            throw Self.noBitmap(bitmapName, of: name)
+        }
+        guard !entry.record.isInconsistent else {
+            throw BlockError(
+                .invalid, "digest bitmap '\(bitmapName)'", on: name,
+                detail: "it is inconsistent: it can only be removed")
+        }
+        var hash = SHA256()
+        withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 8) { piece in
+            for first in stride(from: 0, to: entry.bits.wordCount, by: piece.count / 8) {
+                let words = min(piece.count / 8, entry.bits.wordCount - first)
+                let bytes = UnsafeMutableRawBufferPointer(rebasing: piece[..<(words * 8)])
+                entry.bits.copyWords(from: first, into: bytes)
+                hash.update(bufferPointer: UnsafeRawBufferPointer(bytes))
+            }
+        }
+        return hash.finalize().map { byte in
+            String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
+        }.joined()
     }
 
     /// Changes the table and the catalog together: either both or neither.

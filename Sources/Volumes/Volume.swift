@@ -124,8 +124,10 @@ package final class Volume: BlockDevice {
 
     /// `close`, refused with nothing changed while a backup holds a bitmap, or by `leave`, which is
     /// asked last, with no write in flight. Returns what failed in closing; the volume is as
-    /// unusable after that as after a close that went well.
+    /// unusable after that as after a close that went well. With `storingBitmaps` the image lists
+    /// the volume's bitmaps after that, for QEMU.
     package func closeUnlessBusy(
+        storingBitmaps: Bool = false,
         _ leave: @Sendable () async throws(BlockError) -> Void = {}
     ) async throws(BlockError) -> BlockError? {
         let hold = await locks.acquire(Self.allBytes)
@@ -139,7 +141,12 @@ package final class Volume: BlockDevice {
             locks.release(hold)
             throw error
         }
-        do throws(BlockError) { try await closeHeld() } catch { return error }
+        do throws(BlockError) {
+            if storingBitmaps { try await storeBitmaps() }
+            try await closeHeld()
+        } catch {
+            return error
+        }
         return nil
     }
 

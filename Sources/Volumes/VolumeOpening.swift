@@ -18,7 +18,8 @@ enum VolumeOpening {
     /// Adds a volume of an opened chain to the catalog.
     static func create(
         name: String, chain: ImageChain, lengthBytes: UInt64, isOwned: Bool,
-        origin: VolumeOrigin? = nil, durability: Durability, queue: CatalogQueue
+        origin: VolumeOrigin? = nil, bitmaps: [ImportedBitmap] = [], durability: Durability,
+        queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
             NodeRecord(
@@ -34,7 +35,9 @@ enum VolumeOpening {
                     regionBytes: ActivityLog.regionBytes(forLength: lengthBytes),
                     durability: durability)
                 guard let origin else {
-                    return try transaction.insertVolume(volume, nodes: nodes)
+                    let volume = try transaction.insertVolume(volume, nodes: nodes)
+                    for bitmap in bitmaps { try bitmap.insert(intoVolume: volume.id, transaction) }
+                    return volume
                 }
                 return try transaction.insertRestoredVolume(volume, nodes: nodes, origin)
             }

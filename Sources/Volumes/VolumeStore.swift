@@ -222,9 +222,13 @@ package actor VolumeStore {
             for (other, others) in arriving { try Self.checkClash(name, paths, other, others) }
             arriving[name] = paths
             try await checkIsAlone(name, paths: chain.nodes.map(\.path))
+            let length = lengthBytes ?? chain.top.lengthBytes
+            let bitmaps = try await IOPool.background.run { () throws(BlockError) in
+                try origin == nil ? ImportedBitmap.all(of: chain, lengthBytes: length) : []
+            }
             let volume = try await VolumeOpening.create(
-                name: name, chain: chain, lengthBytes: lengthBytes ?? chain.top.lengthBytes,
-                isOwned: isOwned, origin: origin, durability: durability, queue: queue)
+                name: name, chain: chain, lengthBytes: length, isOwned: isOwned, origin: origin,
+                bitmaps: bitmaps, durability: durability, queue: queue)
             open[name] = volume
             failures[name] = nil
             return volume
@@ -237,8 +241,9 @@ package actor VolumeStore {
     /// Forgets the volume and its bitmaps; with `deletingFiles`, the image that was made for it
     /// too. `leave` takes its exports away once nothing else is in the way; if it throws, all is as
     /// before. One that cannot be closed is unavailable from then on, and can be removed as such.
+    /// With `storingBitmaps` its bitmaps go on in the image, where QEMU finds them.
     package func remove(
-        _ name: String, deletingFiles: Bool,
+        _ name: String, deletingFiles: Bool, storingBitmaps: Bool = false,
         leave: @Sendable () async throws(BlockError) -> Void = {}
     ) async throws(BlockError) {
         // Who came second would wait for ever for the volume that the first one closes.
@@ -253,8 +258,9 @@ package actor VolumeStore {
                 .notFound, "remove the volume", on: name,
                 detail: "there is no volume by that name")
         }
+        if storingBitmaps { try volume(name).checkCanStoreBitmaps() }
         if let volume = open[name] {
-            let failure = try await volume.closeUnlessBusy(leave)
+            let failure = try await volume.closeUnlessBusy(storingBitmaps: storingBitmaps, leave)
             open[name] = nil
             if let failure {
                 failures[name] = failure

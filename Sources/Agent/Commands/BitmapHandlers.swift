@@ -33,6 +33,10 @@ extension Agent {
             try await merge(arguments)
             return Nothing()
         }
+        table.on(DebugBitmapDigest.self) { arguments in
+            let volume = try await volumes.volume(arguments.node)
+            return DebugBitmapDigest.Result(sha256: try volume.digest(ofBitmap: arguments.name))
+        }
         table.on(QueryDirtyBitmaps.self) { arguments in
             let bitmaps = try await volumes.volume(arguments.node).bitmapStatuses()
                 .map(BitmapInfo.init)

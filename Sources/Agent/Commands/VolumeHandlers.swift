@@ -83,8 +83,10 @@ extension Agent {
         // A client whose request is stuck would else be waited for.
         _ = try await exportsWithoutClients(ofVolume: name)
         await overlays.endStream(of: name)
-        try await volumes.remove(name, deletingFiles: arguments.deleteFiles ?? false) {
-            () async throws(BlockError) in
+        try await volumes.remove(
+            name, deletingFiles: arguments.deleteFiles ?? false,
+            storingBitmaps: arguments.storeBitmaps ?? false
+        ) { () async throws(BlockError) in
             for export in try await exportsWithoutClients(ofVolume: name) {
                 await removeExport(export.id)
             }

@@ -86,6 +86,22 @@ package enum BlockDirtyBitmapMerge: ControlCommand {
     }
 }
 
+/// Digests the bits of a bitmap, so that two can be compared.
+package enum DebugBitmapDigest: ControlCommand {
+    package typealias Arguments = BitmapReference
+
+    package static let name = "x-debug-block-dirty-bitmap-sha256"
+    package static let summary = "the SHA-256 of a dirty bitmap's bits"
+
+    package struct Result: Codable, Sendable {
+        /// Of one bit for each granule, the first in the lowest bit of the first byte, in whole
+        /// words of 8 bytes; in lower-case hexadecimal.
+        package var sha256: String
+
+        package init(sha256: String) { self.sha256 = sha256 }
+    }
+}
+
 /// Describes the bitmaps of a volume.
 package enum QueryDirtyBitmaps: ControlCommand {
     package typealias Result = [BitmapInfo]

@@ -144,15 +144,20 @@ package enum VolumeRemove: ControlCommand {
         package var name: String
         /// Absent: false.
         package var deleteFiles: Bool?
+        /// Whether the image, a qcow2 of version 3, lists the bitmaps from then on, so that QEMU
+        /// goes on with them. Absent: false.
+        package var storeBitmaps: Bool?
 
-        package init(name: String, deleteFiles: Bool? = nil) {
+        package init(name: String, deleteFiles: Bool? = nil, storeBitmaps: Bool? = nil) {
             self.name = name
             self.deleteFiles = deleteFiles
+            self.storeBitmaps = storeBitmaps
         }
 
         private enum CodingKeys: String, CodingKey {
             case name
             case deleteFiles = "delete-files"
+            case storeBitmaps = "store-bitmaps"
         }
     }
 }

@@ -11,7 +11,8 @@ struct VolumeImportCommand: ClientCommand {
             --format its format is guessed from its first bytes, once. A guest can have written \
             those, so say the format of an image that a guest has had. An image may name others: \
             its backing files, a file for its data. Those outside of its own folder are refused \
-            unless --allow-outside says that they belong to it; the whole chain is shown.
+            unless --allow-outside says that they belong to it; the whole chain is shown. Dirty \
+            bitmaps that QEMU keeps in the image come along.
 
             Examples:
               tidemark volume import vm2 /images/vm2.qcow2
