@@ -25,6 +25,8 @@ package final class HostFile: StorageFile {
     /// each opening once that pages were lost in writeback, whoever wrote them. A durable write that
     /// is told must not keep it from the next `flush`, which would then succeed.
     private let durableDescriptor = Atomic<Int32>(-1)
+    /// Nil where content bypasses the page cache.
+    private let mappedReads: MappedReads?
     /// Whether the file system can do that; found out by the first attempt.
     let canPunchHoles = Atomic(true)
     let canZeroRanges = Atomic(true)
@@ -45,6 +47,7 @@ package final class HostFile: StorageFile {
         self.path = path
         self.isReadOnly = access == .readOnly
         self.descriptor = descriptor
+        mappedReads = MappedReads()
     }
 
     /// The same file once more, by a descriptor that bypasses the page cache: offsets, lengths and
@@ -52,6 +55,7 @@ package final class HostFile: StorageFile {
     package init(bypassingPageCacheOf file: HostFile) throws(BlockError) {
         path = file.path
         isReadOnly = file.isReadOnly
+        mappedReads = nil
         // By its descriptor, since the path may name another file by now.
         let link = "/proc/self/fd/\(file.descriptor)"
         descriptor = Glibc.open(link, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
@@ -91,6 +95,7 @@ package final class HostFile: StorageFile {
         self.path = "\(directory)/(temporary)"
         self.isReadOnly = false
         self.descriptor = descriptor
+        mappedReads = nil
     }
 
     /// What makes two paths the same file, whatever they are called.
@@ -148,14 +153,32 @@ package final class HostFile: StorageFile {
     package func readNow(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {
+        if mappedReads?.copy(at: offset, into: destination, from: descriptor) == true {
+            return .done
+        }
         let got = clinux_pread_nowait(
             descriptor, destination.baseAddress, destination.count, Int64(offset))
         if got == destination.count { return .done }
-        if got >= 0 { return .begun(doneBytes: got) }
-        if errno == EAGAIN || errno == EINTR { return .begun(doneBytes: 0) }
+        if got >= 0 { return begun(at: offset, destination.count, doneBytes: got) }
+        if errno == EAGAIN || errno == EINTR {
+            return begun(at: offset, destination.count, doneBytes: 0)
+        }
         if errno == EOPNOTSUPP || errno == ENOSYS { return .refused }
         throw failure("read", offset, destination.count)
     }
+
+    /// The kernel has begun with a part of a long read only: it is told to go on with all of it, so
+    /// that several such reads are one stream each and not a mixture of short ones.
+    private func begun(at offset: UInt64, _ count: Int, doneBytes: Int) -> ReadAttempt {
+        if count - doneBytes > Self.readAheadBytes {
+            _ = posix_fadvise(
+                descriptor, Int(offset) + doneBytes, count - doneBytes, POSIX_FADV_WILLNEED)
+        }
+        return .begun(doneBytes: doneBytes)
+    }
+
+    /// About what the kernel begins with by itself.
+    private static let readAheadBytes = 128 << 10
 
     /// Writes all of `source` at `offset`, into the page cache.
     package func write(

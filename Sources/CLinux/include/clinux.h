@@ -71,6 +71,17 @@ int clinux_untaken_bytes(int fd);
 /// Has reading `fd` leave the time of last access alone, where the caller may ask for that.
 void clinux_keep_access_time(int fd);
 
+/// Maps `length` bytes of a file from `offset` for reading, beyond its end too. NULL if that cannot be
+/// done, or if the file system of this kernel may show something else in a mapping than in a read.
+void *clinux_map_for_reading(int fd, int64_t offset, size_t length);
+
+/// Copies out of such a mapping. False, with anything in `destination`, if the file ends before or
+/// its medium fails.
+bool clinux_copy_mapped(void *destination, const void *source, size_t length);
+
+/// Whether the page cache has all of a part of such a mapping, of up to 1 MiB, at the moment.
+bool clinux_is_resident(void *base, size_t length);
+
 /// The size in bytes of a regular file or block device, or -1 with errno.
 int64_t clinux_size(int fd);
 
