@@ -204,8 +204,9 @@ import Testing
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()
         var request = try request(fixture, volume, queue)
-        request.fleece.memoryBytes = 64 << 10
-        request.fleece.spillBytes = 64 << 10
+        // Each write keeps one block of 4 KiB.
+        request.fleece.memoryBytes = 8 << 10
+        request.fleece.spillBytes = 8 << 10
         let frozen = try await Freeze.take([request]).volumes[0]
         for megabyte in UInt64(0)..<8 { try await volume.write([1], at: megabyte << 20) }
         #expect(frozen.point.failure?.kind == .noSpace)
