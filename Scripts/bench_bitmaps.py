@@ -215,7 +215,7 @@ def bench_incrementals(bench, folder, rounds, dirty_mib):
     rows.append({
         "row": f"incremental, {dirty_mib} MiB dirty: 1 TiB (at most 1.2)", "unit": "s",
         "peer": "64 GiB", "ours": large["ours"], "theirs": small["ours"],
-        "ratio": large["ours"] / small["ours"], "better": "lower"})
+        "ratio": large["ours"] / small["ours"], "better": "lower", "most": 1.2})
     return rows
 
 

@@ -55,6 +55,10 @@ actor RepositoryStore {
         return result
     }
 
+    /// Has the repository by that name opened anew at its next use, after a failure: if it was
+    /// away, what was begun there is still there to be removed, and another may be in its place.
+    func openAnew(_ name: String) { attached[name] = nil }
+
     /// The row of the repository by that name, which need not answer.
     func record(_ name: String) async throws(BlockError) -> RepositoryRecord {
         guard let record = try await records().first(where: { $0.name == name }) else {
@@ -68,7 +72,9 @@ actor RepositoryStore {
     /// The threads for the repository of that name.
     func pool(of name: String) -> IOPool {
         if let pool = pools[name] { return pool }
-        let pool = IOPool(name: "repository", threadCount: Self.poolThreadCount)
+        let pool = IOPool(
+            name: "repository", threadCount: Self.poolThreadCount,
+            niceness: IOPool.backgroundNiceness)
         pools[name] = pool
         return pool
     }

@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -80,6 +81,10 @@ int clinux_is_byte_locked(int fd, int64_t offset) {
     struct flock lock = byte_lock(F_WRLCK, offset);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0) return -1;
     return lock.l_type == F_UNLCK ? 0 : 1;
+}
+
+void clinux_set_thread_niceness(int niceness) {
+    setpriority(PRIO_PROCESS, 0, niceness);
 }
 
 void clinux_name_thread(const char *name) {

@@ -84,8 +84,16 @@ package final class Job: Sendable {
 
     func fail(_ error: BlockError) {
         state.withLock { state in
-            state.error = state.isCancelled ? "the job was cancelled" : error.description
-            if !state.isCancelled { state.failure = error }
+            guard state.isCancelled else {
+                state.error = error.description
+                state.failure = error
+                return
+            }
+            state.error = "the job was cancelled"
+            // What did not end in good order says so: a repository that does not answer.
+            if error.kind == .cancelled, let detail = error.detail {
+                state.error = "the job was cancelled; \(error.place): \(detail)"
+            }
         }
     }
 

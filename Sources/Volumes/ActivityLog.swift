@@ -108,6 +108,23 @@ final class ActivityLog: Sendable {
         state.withLock { $0.lastUse = [:] }
     }
 
+    /// The regions that were used lately, if there are so many that it would show at a guest if each
+    /// had to be announced again by the next write into it.
+    func manyInUse() -> [Int] {
+        let now = ContinuousClock.now
+        noteUse(at: now)
+        let limit = now - .seconds(10)
+        let inUse = state.withLock { $0.lastUse.filter { $0.value >= limit }.map(\.key) }
+        return inUse.count < 64 ? [] : inUse
+    }
+
+    /// Has `regions` announced soon, which nobody waits for: one commit instead of as many waits.
+    func announceSoon(_ regions: [Int]) {
+        guard !regions.isEmpty else { return }
+        // If it fails, whoever writes there announces the region, and learns why.
+        Task { try? await queue.announce(regions.sorted(), in: self) }
+    }
+
     /// No region is announced any more: the volume is closed, or has another log.
     func end() {
         didClear()

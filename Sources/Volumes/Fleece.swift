@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 // What a write of the guest overwrites is kept here until the backup has read it: in memory up to a
 // bound, then in a local file without a name up to another. At the second bound, or where the file
@@ -25,113 +24,147 @@ package struct FleeceLimits: Sendable {
 
 /// Old content of a volume that a job has not read yet.
 ///
-/// Granules are stored whole, each at most once. All calls may block on the local file, never on
-/// a backup's target.
+/// It is stored in runs of consecutive blocks, each block at most once, and taken as it was stored.
+/// All calls may block on the local file, never on a backup's target.
 final class Fleece: Sendable {
-    private enum Place {
-        case memory(AlignedBuffer)
-        case file(slot: UInt64)
-    }
-
-    private struct State {
-        var places: [UInt64: Place] = [:]
+    fileprivate struct State {
+        /// By the first block of the run. Not in aligned buffers: of 4 KiB each, those take twice
+        /// their size.
+        var inMemory = SpreadTable<[UInt8]>()
         var memoryBytes: UInt64 = 0
+        var inFile = SpreadTable<FleeceSlots>()
+        var inFileCount: UInt64 = 0
         var file: HostFile?
         var slotCount: UInt64 = 0
-        var freeSlots: [UInt64] = []
+        /// By their length in slots.
+        var free: [UInt64: [FleeceSlots]] = [:]
     }
 
-    let granuleBytes: UInt64
-    private let limits: FleeceLimits
-    private let state = Mutex(State())
+    /// How often the free space of the file system is looked at, in bytes of spilled content.
+    private static let reserveStepBytes: UInt64 = 4 << 20
+    /// What it takes to know where in the file a run is. There may be very many of them, so that
+    /// this memory is counted too.
+    private static let indexBytes: UInt64 = 32
 
-    init(granuleBytes: UInt64, limits: FleeceLimits) {
-        self.granuleBytes = granuleBytes
+    let blockBytes: UInt64
+    private let limits: FleeceLimits
+    private let state = HostMutex(State())
+
+    init(blockBytes: UInt64, limits: FleeceLimits) {
+        self.blockBytes = blockBytes
         self.limits = limits
     }
 
     deinit {
         state.withLock { state in
             limits.budget.give(
-                memoryBytes: state.memoryBytes, spillBytes: state.slotCount * granuleBytes)
+                memoryBytes: state.memoryBytes, spillBytes: state.slotCount * blockBytes)
+            MemoryBudget.shared.give(state.inFileCount * Self.indexBytes, for: .fleeces)
         }
     }
 
-    /// Keeps `content`, one granule long or shorter at the volume's end, which the fleece owns
-    /// from now on.
-    func store(_ content: BufferSlice, granule: UInt64) throws(BlockError) {
-        if storeInMemory(content, granule: granule) { return }
-        let slot = try takeSlot()
-        if slot % 64 == 0 { try checkReserve() }
+    /// Keeps a copy of `content`, which is that of `blocks`, or shorter at the volume's end.
+    func store(_ content: BufferSlice, blocks: Range<UInt64>) throws(BlockError) {
+        if storeInMemory(content, blocks.lowerBound) { return }
+        let slots = try takeSlots(UInt64(blocks.count))
         let file = try spillFile()
-        try file.write(at: slot * granuleBytes, from: content.readOnlyBytes)
-        state.withLock { $0.places[granule] = .file(slot: slot) }
-    }
-
-    /// Copies the granule's old content to `destination` and forgets it.
-    func take(_ granule: UInt64, into destination: UnsafeMutableRawBufferPointer)
-        throws(BlockError)
-    {
-        let (place, file) = state.withLock { ($0.places.removeValue(forKey: granule), $0.file) }
-        switch place {
-        case .memory(let buffer):
-            destination.copyMemory(
-                from: UnsafeRawBufferPointer(start: buffer.base, count: destination.count))
-            giveBack(buffer)
-        case .file(let slot):
-            guard let file else { preconditionFailure("a spilled granule without a spill file") }
-            try file.read(at: slot * granuleBytes, into: destination)
-            state.withLock { $0.freeSlots.append(slot) }
-        case nil:
-            preconditionFailure("granule \(granule) was given up without being kept")
-        }
-    }
-
-    /// Forgets a granule without reading it.
-    func drop(_ granule: UInt64) {
-        switch state.withLock({ $0.places.removeValue(forKey: granule) }) {
-        case .memory(let buffer): giveBack(buffer)
-        case .file(let slot): state.withLock { $0.freeSlots.append(slot) }
-        case nil: break
-        }
-    }
-
-    private func storeInMemory(_ content: BufferSlice, granule: UInt64) -> Bool {
+        try file.write(at: slots.first * blockBytes, from: content.readOnlyBytes)
+        MemoryBudget.shared.take(Self.indexBytes, for: .fleeces)
         state.withLock { state in
-            let bytes = UInt64(content.buffer.capacityBytes)
+            state.inFile[blocks.lowerBound] = slots
+            state.inFileCount += 1
+        }
+    }
+
+    /// Copies the run that begins with `block` to the start of `destination`, no further than that
+    /// reaches, and forgets it. Returns of how many blocks it is.
+    func take(
+        _ block: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Int {
+        if let content = state.withLock({ $0.inMemory.remove(block) }) {
+            content.withUnsafeBytes { bytes in
+                destination.copyMemory(
+                    from: UnsafeRawBufferPointer(rebasing: bytes.prefix(destination.count)))
+            }
+            giveBackMemory(UInt64(content.count))
+            return (content.count + Int(blockBytes) - 1) / Int(blockBytes)
+        }
+        let (found, file) = state.withLock { ($0.inFile[block], $0.file) }
+        guard let slots = found, let file else {
+            preconditionFailure("block \(block) was given up without being kept")
+        }
+        let lengthBytes = min(Int(slots.count * blockBytes), destination.count)
+        try file.read(
+            at: slots.first * blockBytes,
+            into: UnsafeMutableRawBufferPointer(rebasing: destination[..<lengthBytes]))
+        giveBack(slots, of: block)
+        return Int(slots.count)
+    }
+
+    /// Forgets the run that begins with `block` without reading it.
+    func drop(_ block: UInt64) {
+        if let content = state.withLock({ $0.inMemory.remove(block) }) {
+            giveBackMemory(UInt64(content.count))
+        } else if let slots = state.withLock({ $0.inFile[block] }) {
+            giveBack(slots, of: block)
+        }
+    }
+
+    private func storeInMemory(_ content: BufferSlice, _ block: UInt64) -> Bool {
+        let bytes = UInt64(content.count)
+        let isTaken = state.withLock { state in
             guard state.memoryBytes + bytes <= limits.memoryBytes,
                 limits.budget.takeMemory(bytes)
             else { return false }
             state.memoryBytes += bytes
-            state.places[granule] = .memory(content.buffer)
             return true
         }
+        guard isTaken else { return false }
+        let copy = [UInt8](content.readOnlyBytes)
+        state.withLock { $0.inMemory[block] = copy }
+        return true
     }
 
-    private func giveBack(_ buffer: AlignedBuffer) {
-        let bytes = UInt64(buffer.capacityBytes)
+    private func giveBackMemory(_ bytes: UInt64) {
         state.withLock { $0.memoryBytes -= bytes }
         limits.budget.give(memoryBytes: bytes)
     }
 
-    private func takeSlot() throws(BlockError) -> UInt64 {
-        try state.withLock { (state) throws(BlockError) in
-            if let slot = state.freeSlots.popLast() { return slot }
-            guard (state.slotCount + 1) * granuleBytes <= limits.spillBytes else {
-                throw full("its bound is \(limits.spillBytes) bytes for a volume")
-            }
-            guard limits.budget.takeSpill(granuleBytes) else {
-                throw full(
-                    "its bound is \(limits.budget.spillBytes) bytes for all volumes together")
-            }
-            state.slotCount += 1
-            return state.slotCount - 1
+    private func giveBack(_ slots: FleeceSlots, of block: UInt64) {
+        state.withLock { state in
+            state.inFile[block] = nil
+            state.inFileCount -= 1
+            state.free[slots.count, default: []].append(slots)
         }
+        MemoryBudget.shared.give(Self.indexBytes, for: .fleeces)
+    }
+
+    private func takeSlots(_ count: UInt64) throws(BlockError) -> FleeceSlots {
+        let (slots, isNew) = try state.withLock {
+            (state) throws(BlockError) -> (FleeceSlots, isNew: Bool) in
+            if let slots = state.free[count]?.popLast() { return (slots, false) }
+            let bytes = count * blockBytes
+            if state.slotCount * blockBytes + bytes <= limits.spillBytes,
+                limits.budget.takeSpill(bytes)
+            {
+                state.slotCount += count
+                return (FleeceSlots(first: state.slotCount - count, count: count), true)
+            }
+            guard let slots = state.cutFree(count) else {
+                throw full(
+                    "its bounds are \(limits.spillBytes) bytes for a volume and "
+                        + "\(limits.budget.spillBytes) for all volumes together")
+            }
+            return (slots, false)
+        }
+        let offset = slots.first * blockBytes
+        if isNew, offset % Self.reserveStepBytes < count * blockBytes { try checkReserve() }
+        return slots
     }
 
     private func checkReserve() throws(BlockError) {
         let freeBytes = try HostDirectory.freeBytes(at: limits.directory)
-        let neededBytes = limits.reserveBytes + 64 * granuleBytes
+        let neededBytes = limits.reserveBytes + Self.reserveStepBytes
         guard freeBytes < neededBytes else { return }
         throw full("\(neededBytes) bytes must be free there, \(freeBytes) are")
     }
@@ -151,5 +184,31 @@ final class Fleece: Sendable {
             state.file = file
             return file
         }
+    }
+}
+
+/// Consecutive places of a spill file, of one block each.
+private struct FleeceSlots: Sendable {
+    /// Eight bytes are enough for both: a run has no more than 64 blocks.
+    private let packed: UInt64
+
+    init(first: UInt64, count: UInt64) {
+        precondition(count < 1 << 8 && first < 1 << 56)
+        packed = first << 8 | count
+    }
+
+    var first: UInt64 { packed >> 8 }
+    var count: UInt64 { packed & 0xFF }
+}
+
+extension Fleece.State {
+    /// Cuts `count` slots off a longer run that is free, if there is one.
+    fileprivate mutating func cutFree(_ count: UInt64) -> FleeceSlots? {
+        guard let longer = free.keys.first(where: { $0 > count && free[$0]?.isEmpty == false }),
+            let slots = free[longer]?.popLast()
+        else { return nil }
+        free[longer - count, default: []].append(
+            FleeceSlots(first: slots.first + count, count: longer - count))
+        return FleeceSlots(first: slots.first, count: count)
     }
 }

@@ -12,7 +12,8 @@ import Synchronization
 //   - the bitmap is frozen and a clean successor records in its place; the id of the point to
 //     come is recorded with it: one catalog transaction for all volumes
 //   - the point in time is installed, so that every later write keeps what it overwrites
-//   - the activity log is emptied, since the chunks just committed say all that it said
+//   - the activity log is emptied, since the chunks just committed say all that it said; if many
+//     regions were in use, they are announced again behind the freeze, in one commit
 //
 // No I/O to a backup's target happens in here. Past the deadline, or if the commit fails, all is
 // released unchanged.
@@ -183,7 +184,9 @@ extension FreezeRequest {
         volume.bitmaps.withLock { $0 = table }
         volume.duties.recording = table.recording
         volume.duties.points.append(point)
+        let inUse = volume.log.manyInUse()
         volume.log.didClear()
+        volume.log.announceSoon(inUse)
         let bitmap = FrozenBitmap(volume: volume, name: bitmapName, pending: self.point)
         return FrozenVolume(bitmap: bitmap, point: point, dirty: dirty)
     }

@@ -17,7 +17,8 @@ package import BlockCore
 // A region may leave the log between 1 and 2, so the log is asked only while the range is held, and
 // what it lacks is announced with the range given back. While a range is held its regions stay.
 //
-// The attempt that never waits does the same steps, and refuses at the first that would wait.
+// The attempt that never waits does the same steps, and refuses at the first that would wait. What it
+// has kept by then stays kept.
 
 extension Volume {
     package func tryWrite(
@@ -28,7 +29,7 @@ extension Volume {
         guard let hold = locks.tryAcquire(range) else { return false }
         defer { locks.release(hold) }
         guard log.isAnnounced(range) else { return false }
-        for point in duties.points where !point.allowsWrite(range) { return false }
+        guard tryKeep(range) else { return false }
         if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
@@ -88,6 +89,14 @@ extension Volume {
         }
         if Mutant.keepAfterWrite.isActive { await keep(range) }
         mark(range)
+    }
+
+    /// Step 3, if it needs no waiting.
+    private func tryKeep(_ range: ByteRange) -> Bool {
+        if Mutant.writeWithoutKeeping.isActive || Mutant.keepAfterWrite.isActive {
+            return duties.points.allSatisfy { $0.allowsWrite(range) }
+        }
+        return duties.points.allSatisfy { $0.tryKeep(range) }
     }
 
     /// Step 3.

@@ -105,7 +105,7 @@ private final class Scenario {
         let made = try agent.backUp("disk", "--limit", "20M")
         usleep(200_000)
         let log = try guest.finish()
-        let freeze = try freezeMilliseconds(made.id)
+        let freeze = try freezeMilliseconds(ofManifest: file(of: made.id, suffix: "json"))
         let begin = freeze * 1_000_000
         let inside = log.requests.filter { $0.issued <= begin + 1_000_000 }
         let outside = log.requests.filter { ($0.acknowledged ?? .max) >= begin }
@@ -168,19 +168,6 @@ private final class Scenario {
         let map = try Tool.check(["qemu-img", "map", "--output=json", image])
         return try JSONDecoder().decode([Entry].self, from: Data(map.utf8))
             .filter { $0.depth == 0 && $0.data }.reduce(0) { $0 + $1.length }
-    }
-
-    private func freezeMilliseconds(_ id: String) throws -> Int64 {
-        struct Manifest: Decodable {
-            struct Freeze: Decodable { let time: String }
-            let freeze: Freeze
-        }
-        let text = try readFile(file(of: id, suffix: "json"))
-        let manifest = try JSONDecoder().decode(Manifest.self, from: Data(text))
-        let date = try Date(
-            manifest.freeze.time,
-            strategy: Date.ISO8601FormatStyle(includingFractionalSeconds: true))
-        return Int64((date.timeIntervalSince1970 * 1000).rounded())
     }
 
     private func file(of id: String, suffix: String) throws -> String {

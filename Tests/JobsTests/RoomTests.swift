@@ -101,17 +101,19 @@ import Testing
         func content(_ byte: UInt8) -> BufferSlice {
             .holding([UInt8](repeating: byte, count: 1 << 16))
         }
-        let first = Fleece(granuleBytes: 1 << 16, limits: limits)
-        var second: Fleece? = Fleece(granuleBytes: 1 << 16, limits: limits)
-        for granule in UInt64(0)..<3 { try first.store(content(UInt8(granule)), granule: granule) }
-        for granule in UInt64(0)..<2 { try second?.store(content(7), granule: granule) }
+        let first = Fleece(blockBytes: 1 << 16, limits: limits)
+        var second: Fleece? = Fleece(blockBytes: 1 << 16, limits: limits)
+        for block in UInt64(0)..<3 {
+            try first.store(content(UInt8(block)), blocks: block..<block + 1)
+        }
+        for block in UInt64(0)..<2 { try second?.store(content(7), blocks: block..<block + 1) }
         #expect(budget.usedMemoryBytes == 3 << 16 && budget.usedSpillBytes == 2 << 16)
-        #expect(throws: BlockError.self) { try first.store(content(3), granule: 3) }
+        #expect(throws: BlockError.self) { try first.store(content(3), blocks: 3..<4) }
         let taken = content(0)
-        try first.take(1, into: taken.bytes)
+        #expect(try first.take(1, into: taken.bytes) == 1)
         #expect(taken.array == [UInt8](repeating: 1, count: 1 << 16))
-        try second?.store(content(9), granule: 5)
-        try second?.take(1, into: taken.bytes)
+        try second?.store(content(9), blocks: 5..<6)
+        #expect(try second?.take(1, into: taken.bytes) == 1)
         #expect(taken.array == [UInt8](repeating: 7, count: 1 << 16))
         second = nil
         #expect(budget.usedMemoryBytes == 2 << 16 && budget.usedSpillBytes == 0)

@@ -200,12 +200,36 @@ import Testing
         try await volume.close()
     }
 
+    /// Else the first write into each of a busy guest's regions would wait for a commit.
+    @Test func aFreezeHasTheRegionsOfABusyGuestAnnouncedAgain() async throws {
+        let fixture = try VolumeFixture(lengthBytes: 128 << 20)
+        let (volume, queue) = try await fixture.startWithVolume()
+        for region in UInt64(0)..<100 { try await volume.write([1], at: region << 20) }
+        let frozen = try await Freeze.take([try request(fixture, volume, queue)]).volumes[0]
+        let new: [UInt8] = [2]
+        for region in UInt64(0)..<100 {
+            var isDone = false
+            for _ in 0..<500 where !isDone {
+                isDone = try new.withUnsafeBytes {
+                    try volume.tryWrite(at: region << 20, from: $0)
+                }
+                if !isDone { try await Task.sleep(for: .milliseconds(10)) }
+            }
+            #expect(isDone, "region \(region)")
+        }
+        let recovered = try await fixture.restartAfterCrash()
+        #expect(try recovered.dirtyRanges("changes").count == 1)
+        try await frozen.bitmap.mergeBack(releasing: frozen.point)
+        try await volume.close()
+    }
+
     @Test func aFullFleeceGivesThePointUpAndNotTheGuest() async throws {
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()
         var request = try request(fixture, volume, queue)
-        request.fleece.memoryBytes = 64 << 10
-        request.fleece.spillBytes = 64 << 10
+        // Each write keeps one block of 4 KiB.
+        request.fleece.memoryBytes = 8 << 10
+        request.fleece.spillBytes = 8 << 10
         let frozen = try await Freeze.take([request]).volumes[0]
         for megabyte in UInt64(0)..<8 { try await volume.write([1], at: megabyte << 20) }
         #expect(frozen.point.failure?.kind == .noSpace)

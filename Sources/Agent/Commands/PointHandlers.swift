@@ -47,9 +47,14 @@ extension Agent {
                 checksSpace: arguments.checkSpace ?? true,
                 leaveUnsettled: { await recovery.add($0) })
             await recovery.settle(targets, in: record.id)
-            let result = try await backup.run(job)
-            await copies.put(into: repository)
-            return result
+            do throws(BlockError) {
+                let result = try await backup.run(job)
+                await copies.put(into: repository)
+                return result
+            } catch {
+                await repositories.openAnew(record.name)
+                throw error
+            }
         }
     }
 

@@ -48,6 +48,10 @@ int clinux_is_byte_locked(int fd, int64_t offset);
 /// Names the calling thread, as shown by top -H.
 void clinux_name_thread(const char *name);
 
+/// How much the calling thread yields to others, from 0 to 19; on Linux a thread has a niceness of
+/// its own. Failure is silent.
+void clinux_set_thread_niceness(int niceness);
+
 /// A word of the calling thread that says which I/O pool it belongs to; 0 for none.
 uintptr_t clinux_thread_pool(void);
 void clinux_set_thread_pool(uintptr_t pool);

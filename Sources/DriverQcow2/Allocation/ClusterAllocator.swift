@@ -19,6 +19,8 @@ final class ClusterAllocator: Sendable {
         /// Clusters that are ready for use, oldest first.
         var reserve: [ClusterRun] = []
         var reservedCount: UInt64 = 0
+        /// How many clusters the last batch for the reserve had, or the first one will have.
+        var batchCount: UInt64
         /// No cluster below this has a refcount of zero.
         var searchFrom: UInt64 = 0
         /// Freed since the last flush began.
@@ -45,11 +47,11 @@ final class ClusterAllocator: Sendable {
     private let flushes: SharedFlush
     private let pool: IOPool
     private let geometry: Qcow2Geometry
-    private let batchCount: UInt64
+    private let batchCountMax: UInt64
     /// Never cut below: refcounts that were wrong from the start must not cost data.
     private let endAtOpen: UInt64
     private let turn = AsyncLock()
-    private let state = HostMutex(State())
+    private let state: HostMutex<State>
 
     init(
         file: any StorageFile, dataFile: (any StorageFile)?, refcounts: Refcounts,
@@ -66,9 +68,10 @@ final class ClusterAllocator: Sendable {
         geometry = refcounts.geometry
         let batchBytes = min(max(geometry.clusterBytes * 512, 16 << 20), 64 << 20)
         let tables = geometry.l1Count + 4
-        batchCount = min(
-            batchBytes / geometry.clusterBytes,
-            dataFile == nil ? geometry.clusterCount + tables : min(tables, 64))
+        let neededMax = dataFile == nil ? geometry.clusterCount + tables : min(tables, 64)
+        batchCountMax = min(max(batchBytes, 256 << 20) / geometry.clusterBytes, neededMax)
+        state = HostMutex(
+            State(batchCount: min(batchBytes / geometry.clusterBytes, neededMax)))
         endAtOpen = refcounts.endCluster
         cache.setLost(geometry.bytes(of: refcounts.lost))
     }
@@ -198,7 +201,7 @@ final class ClusterAllocator: Sendable {
                 state.reserve[0] = ClusterRun(first: run.end, count: first.count - run.count)
             }
             state.reservedCount -= run.count
-            if state.reservedCount < batchCount / 2, state.refill == nil {
+            if state.reservedCount < state.batchCount / 2, state.refill == nil {
                 state.refill = Task(executorPreference: pool) { [self] in await refillAhead() }
             }
             return run
@@ -208,14 +211,19 @@ final class ClusterAllocator: Sendable {
     /// Fills the reserve before it is needed. An error is left to whoever finds it empty.
     private func refillAhead() async {
         try? await turn.withLock { () async throws(BlockError) in
-            if state.withLock({ $0.reservedCount }) < batchCount { try await refill() }
+            if state.withLock({ $0.reservedCount < $0.batchCount }) { try await refill() }
         }
         state.withLock { $0.refill = nil }
     }
 
     /// Adds a batch to the reserve. `turn` is held.
     private func refill() async throws(BlockError) {
-        let start = state.withLock { $0.searchFrom }
+        // Each batch is a wait for the medium: an image that is filled gets few, large ones.
+        let grownCount = refcounts.endCluster - endAtOpen
+        let (start, batchCount) = state.withLock { state in
+            state.batchCount = min(max(state.batchCount, grownCount / 2), batchCountMax)
+            return (state.searchFrom, state.batchCount)
+        }
         do throws(BlockError) {
             let (found, searched) = try await pool.run { [self] () throws(BlockError) in
                 try refcounts.free(from: start, limit: batchCount)

@@ -33,6 +33,9 @@ final class RestoreCopy: Sendable {
     private let limiter: RateLimiter
     private let job: Job
     private let state = Mutex(State())
+    /// The kernel lets one write into a file at a time, and those that wait for it spin: better that
+    /// they sleep here and leave the processor to those that read.
+    private let turn = AsyncLock()
     private let writtenBytes = Counter()
     private let keptBytes = Counter()
 
@@ -166,11 +169,19 @@ final class RestoreCopy: Sendable {
             }
             let part = content.slice(run.lowerBound, run.count)
             let place = offset + UInt64(run.lowerBound)
-            try await destination.device.write(at: place, from: part)
+            try await store(part, at: place)
             writtenBytes.add(UInt64(run.count))
             position = run.upperBound
         }
         if hasOldData { try await writeZeroes(from: position, to: content.count, after: offset) }
+    }
+
+    private func store(_ part: BufferSlice, at offset: UInt64) async throws(BlockError) {
+        let device = destination.device
+        guard destination.isNew else { return try await device.write(at: offset, from: part) }
+        try await turn.withLock { () async throws(BlockError) in
+            try await device.write(at: offset, from: part)
+        }
     }
 
     private func writeZeroes(

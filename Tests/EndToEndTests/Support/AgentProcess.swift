@@ -66,14 +66,18 @@ final class AgentProcess {
     /// Starts a command and does not wait for it.
     func begin(_ arguments: String...) throws -> Process { try begin(arguments) }
 
-    /// The same for arguments in a list.
-    func begin(_ arguments: [String]) throws -> Process {
+    /// The same for arguments in a list, with what it says of errors in a file.
+    func begin(_ arguments: [String], errorsTo path: String? = nil) throws -> Process {
         let command = Process()
         command.executableURL = URL(fileURLWithPath: Self.executable)
         command.arguments = ["--state", state] + arguments
         command.standardInput = FileHandle.nullDevice
         command.standardOutput = FileHandle.nullDevice
         command.standardError = FileHandle.nullDevice
+        if let path {
+            try Data().write(to: URL(fileURLWithPath: path))
+            command.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
+        }
         try command.run()
         return command
     }
