@@ -67,10 +67,11 @@ package protocol BackupRepository: AnyObject, Sendable {
     func groups() async throws(BlockError) -> [GroupManifest]
 
     /// Compares what the point itself stores with its digests, and its files with its manifest.
-    /// Damage is in the report; only what keeps the check from being made throws.
+    /// Damage is in the report; only what keeps the check from being made throws. Each of several
+    /// tasks waits for `progress`, which so can hold the check up.
     func verify(
         _ id: PointID, subset: VerifySubset,
-        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) async -> Void
     ) async throws(BlockError) -> VerifyReport
 
     /// Registers that somebody depends on the pin's point; no error if it is there already.

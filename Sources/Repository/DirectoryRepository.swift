@@ -133,7 +133,7 @@ package final class DirectoryRepository: BackupRepository {
 
     package func verify(
         _ id: PointID, subset: VerifySubset,
-        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) async -> Void
     ) async throws(BlockError) -> VerifyReport {
         let (found, target) = try await blocking { (store) throws(BlockError) in
             try DirectoryVerification.inspect(id, in: store)
