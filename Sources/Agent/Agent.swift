@@ -17,6 +17,7 @@ struct Agent: Sendable {
     let exports: ExportStore
     let restores = RunningRestores()
     let overlays: PointOverlays
+    let revival: JobRevival
     let events: QMPEventHub
     let copies: CatalogCopies
     let recovery: Recovery

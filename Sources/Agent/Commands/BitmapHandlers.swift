@@ -45,6 +45,14 @@ extension Agent {
     }
 
     private func merge(_ arguments: BlockDirtyBitmapMerge.Arguments) async throws {
+        try await volumes.volume(arguments.node).mergeBitmaps(
+            sources(of: arguments), into: arguments.target)
+    }
+
+    /// The bitmaps that are to be merged.
+    func sources(
+        of arguments: BlockDirtyBitmapMerge.Arguments
+    ) async throws -> [BitmapLocation] {
         var sources: [BitmapLocation] = []
         for bitmap in arguments.bitmaps {
             switch bitmap {
@@ -57,7 +65,7 @@ extension Agent {
                         volume: try await volumes.volume(reference.node), name: reference.name))
             }
         }
-        try await volumes.volume(arguments.node).mergeBitmaps(sources, into: arguments.target)
+        return sources
     }
 }
 
