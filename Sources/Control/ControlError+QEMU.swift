@@ -6,6 +6,11 @@ extension ControlError {
         generic("Cannot find device='\(name)' nor node-name='\(name)'")
     }
 
+    /// The same, said by the commands on bitmaps that are there already.
+    package static func noSuchBitmapNode(_ name: String) -> ControlError {
+        generic("Node '\(name)' not found")
+    }
+
     /// There is no bitmap of that name on the volume.
     package static func noSuchBitmap(_ name: String) -> ControlError {
         generic("Dirty bitmap '\(name)' not found")

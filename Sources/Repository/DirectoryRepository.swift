@@ -88,10 +88,12 @@ package final class DirectoryRepository: BackupRepository {
         }
     }
 
-    package func beginPoint(_ plan: PointPlan) async throws(BlockError) -> any PointWriter {
+    package func beginPoint(
+        _ plan: PointPlan, retry: WriteRetry?
+    ) async throws(BlockError) -> any PointWriter {
         let pool = pool
         return try await blocking { (store) throws(BlockError) in
-            try DirectoryPointWriter(store: store, plan: plan, pool: pool)
+            try DirectoryPointWriter(store: store, plan: plan, pool: pool, retry: retry)
         }
     }
 

@@ -94,7 +94,8 @@ package enum BitmapChange: Sendable {
         guard !name.isEmpty, name.utf8.count <= Volume.bitmapNameBytesMax else {
             throw BlockError(
                 .invalid, operation, on: volume.name,
-                detail: "its name must have 1 to \(Volume.bitmapNameBytesMax) bytes")
+                detail: name.isEmpty
+                    ? "Bitmap name cannot be empty" : "Bitmap name too long: \(name)")
         }
         guard table[name] == nil else {
             throw BlockError(
@@ -105,8 +106,13 @@ package enum BitmapChange: Sendable {
             bits = try DirtyBitmap(
                 lengthBytes: volume.lengthBytes, granularityBytes: granularityBytes)
         } catch {
+            let isOdd =
+                granularityBytes.nonzeroBitCount != 1
+                || granularityBytes < DirtyBitmap.granularityBytesMin
             throw BlockError(
-                error.kind, "add bitmap '\(name)'", on: volume.name, detail: error.detail)
+                error.kind, operation, on: volume.name,
+                detail: isOdd
+                    ? "Granularity must be power of 2 and at least 512" : error.detail)
         }
         let record = try transaction.insertBitmap(
             BitmapRecord(

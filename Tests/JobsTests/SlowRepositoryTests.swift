@@ -85,7 +85,8 @@ import Testing
         await job.wait()
         let duration = ContinuousClock.now - start
         #expect(duration < Detachment.grace + .seconds(2), "\(duration)")
-        #expect(job.status == .concluded && job.error == "the job was cancelled")
+        #expect(job.status == .concluded)
+        #expect(job.error?.hasPrefix("the job was cancelled") == true)
         #expect(lab.volume.frozenBitmaps().isEmpty)
         let written = try await guest.finish()
         #expect(written.count > 50 && written.worst < .seconds(1), "\(written)")

@@ -14,19 +14,19 @@ extension Agent {
             return Nothing()
         }
         table.on(BlockDirtyBitmapRemove.self) { arguments in
-            try await volumes.volume(arguments.node).removeBitmap(arguments.name)
+            try await node(arguments.node).removeBitmap(arguments.name)
             return Nothing()
         }
         table.on(BlockDirtyBitmapClear.self) { arguments in
-            try await volumes.volume(arguments.node).clearBitmap(arguments.name)
+            try await node(arguments.node).clearBitmap(arguments.name)
             return Nothing()
         }
         table.on(BlockDirtyBitmapEnable.self) { arguments in
-            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: true)
+            try await node(arguments.node).setBitmap(arguments.name, recording: true)
             return Nothing()
         }
         table.on(BlockDirtyBitmapDisable.self) { arguments in
-            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: false)
+            try await node(arguments.node).setBitmap(arguments.name, recording: false)
             return Nothing()
         }
         table.on(BlockDirtyBitmapMerge.self) { arguments in
@@ -44,8 +44,18 @@ extension Agent {
         }
     }
 
+    /// The volume of a bitmap that should be there already.
+    func node(_ name: String) async throws -> Volume {
+        do throws(BlockError) {
+            return try await volumes.volume(name)
+        } catch {
+            guard error.kind == .notFound, error.operation == "find the volume" else { throw error }
+            throw ControlError.noSuchBitmapNode(name)
+        }
+    }
+
     private func merge(_ arguments: BlockDirtyBitmapMerge.Arguments) async throws {
-        try await volumes.volume(arguments.node).mergeBitmaps(
+        try await node(arguments.node).mergeBitmaps(
             sources(of: arguments), into: arguments.target)
     }
 
@@ -58,11 +68,11 @@ extension Agent {
             switch bitmap {
             case .local(let name):
                 sources.append(
-                    BitmapLocation(volume: try await volumes.volume(arguments.node), name: name))
+                    BitmapLocation(volume: try await node(arguments.node), name: name))
             case .external(let reference):
                 sources.append(
                     BitmapLocation(
-                        volume: try await volumes.volume(reference.node), name: reference.name))
+                        volume: try await node(reference.node), name: reference.name))
             }
         }
         return sources

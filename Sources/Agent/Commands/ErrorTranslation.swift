@@ -16,7 +16,7 @@ extension ControlError {
         switch (error.kind, error.operation) {
         case (.notFound, "find the volume"):
             self = .noSuchNode(error.place)
-        case (.invalid, "start a job"):
+        case (.invalid, "start a job"), (.notFound, "find the bitmap"), (.invalid, "add a bitmap"):
             // Programs match on QEMU's texts.
             self.init(.generic, error.detail ?? error.description)
         default:

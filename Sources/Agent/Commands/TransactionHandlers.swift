@@ -135,16 +135,16 @@ extension Agent {
                     bitmap.name, granularityBytes: bitmap.granularity.map(UInt64.init),
                     isRecording: !(bitmap.disabled ?? false)))
         case .blockDirtyBitmapRemove(let bitmap):
-            .change(try await volumes.volume(bitmap.node), .remove(bitmap.name))
+            .change(try await node(bitmap.node), .remove(bitmap.name))
         case .blockDirtyBitmapClear(let bitmap):
-            .change(try await volumes.volume(bitmap.node), .clear(bitmap.name))
+            .change(try await node(bitmap.node), .clear(bitmap.name))
         case .blockDirtyBitmapEnable(let bitmap):
-            .change(try await volumes.volume(bitmap.node), .setRecording(bitmap.name, true))
+            .change(try await node(bitmap.node), .setRecording(bitmap.name, true))
         case .blockDirtyBitmapDisable(let bitmap):
-            .change(try await volumes.volume(bitmap.node), .setRecording(bitmap.name, false))
+            .change(try await node(bitmap.node), .setRecording(bitmap.name, false))
         case .blockDirtyBitmapMerge(let merge):
             .change(
-                try await volumes.volume(merge.node),
+                try await node(merge.node),
                 .merge(try await sources(of: merge), into: merge.target))
         case .abort, .volumeBackup:
             preconditionFailure("no step of a quiet instant")

@@ -24,18 +24,21 @@ package final class BackupBody: JobBody {
     private let waitsWithPoints: Bool
     private let open: @Sendable () async throws(BlockError) -> BackupJob
     private let finish: @Sendable (BackupJob) async -> Void
+    private let failed: @Sendable () async -> Void
     private let state = Mutex(State())
 
     /// `open` gives the backup, once the job runs: to open its repository may take long. `finish` is
-    /// called when there are points. With `waitsWithPoints` they are published only when the job is
+    /// called when there are points, `failed` when the job fails or is given up. With `waitsWithPoints` they are published only when the job is
     /// finalized.
     package init(
         waitsWithPoints: Bool, open: @escaping @Sendable () async throws(BlockError) -> BackupJob,
-        finish: @escaping @Sendable (BackupJob) async -> Void
+        finish: @escaping @Sendable (BackupJob) async -> Void,
+        failed: @escaping @Sendable () async -> Void = {}
     ) {
         self.waitsWithPoints = waitsWithPoints
         self.open = open
         self.finish = finish
+        self.failed = failed
     }
 
     package var standsOnceRun: Bool { !waitsWithPoints }
@@ -106,6 +109,11 @@ package final class BackupBody: JobBody {
     }
 
     package func abort(_ job: Job) async {
+        await undo()
+        await failed()
+    }
+
+    private func undo() async {
         let (frozen, makings, isBegun) = state.withLock { ($0.frozen, $0.makings, $0.isBegun) }
         guard let frozen, waitsWithPoints || !isBegun else { return }
         for making in makings {

@@ -87,7 +87,10 @@ struct PointMaking {
 
     private func makePoint(noting changed: DirtyBitmap) async throws(BlockError) -> Manifest {
         try job.checkCancelled()
-        let writer = try await repository.repository.beginPoint(pointPlan)
+        let writer = try await repository.repository.beginPoint(pointPlan) {
+            [job] (error) throws(BlockError) in
+            try await job.retry(error, isRead: false)
+        }
         do throws(BlockError) {
             try await copy(to: writer, noting: changed)
             try job.checkCancelled()

@@ -82,8 +82,16 @@ struct JobState {
     }
 
     mutating func fail(_ error: BlockError) {
-        self.error = isCancelled ? "the job was cancelled" : error.description
-        failure = isCancelled ? nil : error
+        guard isCancelled else {
+            self.error = error.description
+            failure = error
+            return
+        }
+        self.error = "the job was cancelled"
+        // What did not end in good order says so: a repository that does not answer.
+        if error.kind == .cancelled, let detail = error.detail {
+            self.error = "the job was cancelled; \(error.place): \(detail)"
+        }
     }
 
     /// Lets a debt of copying that was made at another speed last as long as it would at this one.

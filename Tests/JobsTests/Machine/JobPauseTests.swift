@@ -39,7 +39,7 @@ import Testing
 
     @Test func aJobOfSeveralTasksIsPausedOnceAllOfThemAre() async throws {
         let lab = JobLab()
-        let isHeld = Atomic(true)
+        let isReleased = Flag()
         let body = ScriptedBody { (job) throws(BlockError) in
             try await job.withTasks(3) { () async throws(BlockError) in
                 await withTaskGroup(of: Void.self) { group in
@@ -47,7 +47,7 @@ import Testing
                         group.addTask {
                             defer { job.endTask() }
                             // The last one is long at work before it looks again.
-                            while number == 2, isHeld.load(ordering: .acquiring) {
+                            while number == 2, !isReleased.isSet {
                                 await Task.yield()
                             }
                             for _ in 0..<(number == 0 ? 1 : 1000) {
@@ -65,7 +65,7 @@ import Testing
         try await lab.store.pause("job")
         try await Task.sleep(for: .milliseconds(20))
         #expect(job.status == .running)
-        isHeld.store(false, ordering: .releasing)
+        isReleased.set()
         try await JobLab.until("the pause") { job.status == .paused }
         try await lab.store.resume("job")
         await job.wait()

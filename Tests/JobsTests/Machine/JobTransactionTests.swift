@@ -25,16 +25,16 @@ import Testing
     }
 
     @Test func noneIsFinalizedUntilAllWait() async throws {
-        let gate = Atomic(false)
+        let gate = Flag()
         let quick = ScriptedBody.idle
         let slow = ScriptedBody { _ in
-            while !gate.load(ordering: .acquiring) { await Task.yield() }
+            while !gate.isSet { await Task.yield() }
         }
         let jobs = try await start([quick, slow])
         try await JobLab.until("waiting") { jobs[0].status == .waiting }
         try await Task.sleep(for: .milliseconds(10))
         #expect(jobs[0].status == .waiting && quick.steps == ["run"])
-        gate.store(true, ordering: .releasing)
+        gate.set()
         for job in jobs { await job.wait() }
         let story = lab.events.map { "\($0.id) \($0.word)" }
         let firstEnd = try #require(story.firstIndex { $0.hasSuffix("COMPLETED") })

@@ -77,6 +77,34 @@ import Testing
         }
     }
 
+    /// A repository that is full, or broken, for a moment.
+    @Test func aTargetErrorIsTreatedByThePolicy() async throws {
+        let table: [(ErrorPolicy, Int32, JobIOStatus?)] = [
+            (.report, ENOSPC, nil), (.enospc, EIO, nil), (.enospc, ENOSPC, .nospace),
+            (.stop, EIO, .failed),
+        ]
+        for (policy, errno, stop) in table {
+            for compression in [nil, PointCompression.zstd] {
+                let lab = try await lab()
+                let backup = lab.backup(.full, compression: compression)
+                lab.files.fail(number: 3, only: .write, lasting: true, errno: errno)
+                let job = try await lab.jobs.start(
+                    JobOptions(type: .backup, autoDismiss: false, onTargetError: policy),
+                    backup.run)
+                if let stop {
+                    try await JobLab.until("the stop") { job.status == .paused }
+                    #expect(job.ioStatus == stop)
+                    lab.files.heal()
+                    try await lab.jobs.resume(job.id)
+                }
+                await job.wait()
+                #expect((job.error == nil) == (stop != nil), "\(policy): \(job.error ?? "")")
+                if stop != nil { try await lab.expectCurrent(try point(of: job)) }
+                #expect(lab.volume.frozenBitmaps().isEmpty)
+            }
+        }
+    }
+
     @Test func aVerificationIsPausedSlowedAndGoesOn() async throws {
         let lab = try await lab()
         let made = try await lab.makePoint(.full)

@@ -65,6 +65,15 @@ final class JobLab: Sendable {
     }
 }
 
+/// Something that happens once.
+final class Flag: Sendable {
+    private let flag = Atomic(false)
+
+    var isSet: Bool { flag.load(ordering: .acquiring) }
+
+    func set() { flag.store(true, ordering: .releasing) }
+}
+
 /// Keeps events in their order.
 final class EventSink: Sendable {
     private let events = Mutex<[JobEvent]>([])

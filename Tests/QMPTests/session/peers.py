@@ -94,8 +94,16 @@ class Agent(Peer):
     async def backup(self, options):
         """The command and the arguments that back the disk up."""
         arguments = {"volumes": ["disk"], "repository": "vault", "level": "full"}
+        if "bitmap" in options:
+            arguments["level"] = "auto"
         arguments.update(options)
         return "volume-backup", arguments
+
+
+    async def bitmaps(self):
+        found = await self.execute("query-dirty-bitmaps", {"node": "disk"})
+        # The bitmap of the repository, which every backup has that names none, is the agent's own.
+        return [bitmap for bitmap in found if bitmap["name"] != "vault"]
 
 
 class StorageDaemon(Peer):
@@ -120,10 +128,13 @@ class StorageDaemon(Peer):
 
     def without_drain(self, story):
         # Whenever a job's nodes are put into place, all requests are drained, and the job with them.
-        states = [event[-1] for event in story]
-        if states[1:4] == ["status=running", "status=paused", "status=running"]:
-            return story[:2] + story[4:]
-        return story
+        drained = ["created", "running", "paused", "running"]
+        states = [event[-1].removeprefix("status=") for event in story]
+        kept = list(story)
+        for start in reversed(range(len(story) - 3)):
+            if states[start:start + 4] == drained:
+                del kept[start + 2:start + 4]
+        return kept
 
     async def add(self, node, path):
         await self.execute("blockdev-add", {
@@ -136,8 +147,16 @@ class StorageDaemon(Peer):
         target = f"target{self.targets}"
         await self.add(target, self.make_file(f"{target}.raw", content=False))
         arguments = {"device": "disk", "target": target, "sync": "full"}
+        if "bitmap" in options:
+            arguments |= {"sync": "bitmap", "bitmap-mode": "on-success"}
         arguments.update(options)
         return "blockdev-backup", arguments
+
+    async def bitmaps(self):
+        nodes = await self.execute("query-named-block-nodes", {"flat": True})
+        disk = [node for node in nodes if node["node-name"] == "disk"][0]
+        # A backup records in an anonymous one meanwhile.
+        return [bitmap for bitmap in disk.get("dirty-bitmaps", []) if "name" in bitmap]
 
 
 __all__ = ["Agent", "StorageDaemon", "ExecuteError", "DISK_BYTES"]

@@ -78,6 +78,43 @@ async def bitmap_mistakes(s):
     await s.do("remove", "block-dirty-bitmap-remove", {"node": "disk", "name": "x"})
 
 
+async def bitmap_states(s):
+    await s.bitmaps("none")
+    for label, options in [("plain", {}), ("fine", {"granularity": 512}),
+                           ("coarse", {"granularity": 1 << 20}), ("off", {"disabled": True})]:
+        await s.do(f"add-{label}", "block-dirty-bitmap-add",
+                   {"node": "disk", "name": label} | options)
+    await s.bitmaps("added")
+    await s.do("off", "block-dirty-bitmap-disable", {"node": "disk", "name": "plain"})
+    await s.do("on", "block-dirty-bitmap-enable", {"node": "disk", "name": "off"})
+    await s.bitmaps("switched")
+    for label in ["plain", "fine", "coarse", "off"]:
+        await s.do(f"remove-{label}", "block-dirty-bitmap-remove",
+                   {"node": "disk", "name": label})
+    await s.bitmaps("removed")
+
+
+async def bitmap_of_a_backup(s):
+    node = {"node": "disk", "name": "b"}
+    await s.do("add", "block-dirty-bitmap-add", node)
+    await s.do("add-other", "block-dirty-bitmap-add", {"node": "disk", "name": "c"})
+    await s.start_backup("start", {
+        "job-id": "job", "auto-dismiss": False, "auto-finalize": False, "bitmap": "b"})
+    await s.until("job", "pending")
+    await s.bitmaps("held")
+    for verb in ["remove", "clear", "enable", "disable", "add"]:
+        await s.do(f"{verb}-held", f"block-dirty-bitmap-{verb}", node)
+    await s.do("merge-into-held", "block-dirty-bitmap-merge",
+               {"node": "disk", "target": "b", "bitmaps": ["c"]})
+    await s.do("cancel", "job-cancel", {"id": "job"})
+    await s.until("job", "concluded")
+    await s.bitmaps("released")
+    await s.do("dismiss", "job-dismiss", {"id": "job"})
+    await s.do("remove", "block-dirty-bitmap-remove", node)
+    await s.do("remove-other", "block-dirty-bitmap-remove", {"node": "disk", "name": "c"})
+    await s.events("events")
+
+
 # Jobs
 
 
@@ -321,7 +358,7 @@ async def protocol(s):
 
 
 SCENARIOS = [
-    protocol, bitmap_life, bitmap_mistakes, no_jobs, backup_to_the_end, backup_kept,
+    protocol, bitmap_life, bitmap_mistakes, bitmap_states, bitmap_of_a_backup, no_jobs, backup_to_the_end, backup_kept,
     backup_finalized, backup_given_up_when_pending, backup_paused, backup_given_up,
     backup_paused_and_given_up, backup_speed, backup_mistakes, several_jobs,
     transaction_of_bitmaps, transaction_mistakes, transaction_with_backup,

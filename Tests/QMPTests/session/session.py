@@ -63,6 +63,12 @@ class Session:
             {key: job.get(key) for key in BLOCK_JOB_FIELDS} | {"failed": "error" in job}
             for job in jobs])
 
+    async def bitmaps(self, label):
+        """Notes what is known of the bitmaps of the disk."""
+        fields = ["name", "count", "granularity", "recording", "busy"]
+        found = sorted(await self.peer.bitmaps(), key=lambda bitmap: bitmap["name"])
+        self.note(label, [{key: bitmap[key] for key in fields} for bitmap in found])
+
     async def until(self, job, *statuses):
         """Waits until a job is in one of the states; `None` is for one that is gone."""
         for _ in range(6000):
