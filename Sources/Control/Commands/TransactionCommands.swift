@@ -49,10 +49,23 @@ package enum TransactionActionKind: String, Codable, Sendable, CaseIterable {
     case blockDirtyBitmapDisable = "block-dirty-bitmap-disable"
     case blockDirtyBitmapMerge = "block-dirty-bitmap-merge"
     case volumeBackup = "volume-backup"
+
+    /// What the action's `data` is.
+    var dataType: any Decodable.Type {
+        switch self {
+        case .abort: Nothing.self
+        case .blockDirtyBitmapAdd: BlockDirtyBitmapAdd.Arguments.self
+        case .blockDirtyBitmapRemove, .blockDirtyBitmapClear, .blockDirtyBitmapEnable,
+            .blockDirtyBitmapDisable:
+            BitmapReference.self
+        case .blockDirtyBitmapMerge: BlockDirtyBitmapMerge.Arguments.self
+        case .volumeBackup: VolumeBackup.Arguments.self
+        }
+    }
 }
 
 /// One action: the name of a command, and its arguments. `abort` has the rest not happen.
-package enum TransactionAction: Codable, Sendable {
+package enum TransactionAction: Codable, Sendable, ReflectedUnion {
     case abort
     case blockDirtyBitmapAdd(BlockDirtyBitmapAdd.Arguments)
     case blockDirtyBitmapRemove(BitmapReference)
@@ -61,6 +74,12 @@ package enum TransactionAction: Codable, Sendable {
     case blockDirtyBitmapDisable(BitmapReference)
     case blockDirtyBitmapMerge(BlockDirtyBitmapMerge.Arguments)
     case volumeBackup(VolumeBackup.Arguments)
+
+    static var kinds: any Decodable.Type { TransactionActionKind.self }
+    static var sample: TransactionAction { .abort }
+    static var variants: [(String, any Decodable.Type)] {
+        TransactionActionKind.allCases.map { ($0.rawValue, $0.dataType) }
+    }
 
     private enum CodingKeys: CodingKey {
         case type, data

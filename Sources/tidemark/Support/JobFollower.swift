@@ -12,6 +12,8 @@ struct JobFollower {
     let agent: AgentSession
     /// Whether Ctrl-C cancels the job, or only the waiting.
     var cancelsOnInterrupt = true
+    /// Whether a job that is ready has been waited for long enough.
+    var endsWhenReady = false
 
     /// What the parts of one wait share.
     private final class Wait: Sendable {
@@ -106,6 +108,7 @@ struct JobFollower {
             }
             let job = try await look(at: id, wait)
             if job.status == .concluded { return job }
+            if endsWhenReady, job.status == .ready || job.status == .standby { return job }
             display.show(job)
         }
         throw CancellationError()

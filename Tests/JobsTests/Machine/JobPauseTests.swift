@@ -39,13 +39,14 @@ import Testing
 
     @Test func aJobOfSeveralTasksIsPausedOnceAllOfThemAre() async throws {
         let lab = JobLab()
-        let isReleased = Flag()
+        let (isBegun, isReleased) = (Flag(), Flag())
         let body = ScriptedBody { (job) throws(BlockError) in
             try await job.withTasks(3) { () async throws(BlockError) in
                 await withTaskGroup(of: Void.self) { group in
                     for number in 0..<3 {
                         group.addTask {
                             defer { job.endTask() }
+                            isBegun.set()
                             // The last one is long at work before it looks again.
                             while number == 2, !isReleased.isSet {
                                 await Task.yield()
@@ -62,6 +63,7 @@ import Testing
             }
         }
         let job = try await lab.start(body)
+        try await JobLab.until("the work") { isBegun.isSet }
         try await lab.store.pause("job")
         try await Task.sleep(for: .milliseconds(20))
         #expect(job.status == .running)

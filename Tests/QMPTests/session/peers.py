@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 
 from qemu.qmp import ExecuteError, QMPClient
@@ -52,12 +51,15 @@ class Peer:
 
     async def stop(self):
         try:
+            await self.execute("quit")
             await self.client.disconnect()
-        except Exception:  # It has gone before.
+        except Exception:  # It has gone before it could say so.
             pass
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
 
     def log(self):
         with open(self.path("log"), errors="replace") as file:
