@@ -110,7 +110,7 @@ package enum BitmapChange: Sendable {
                 granularityBytes.nonzeroBitCount != 1
                 || granularityBytes < DirtyBitmap.granularityBytesMin
             throw BlockError(
-                error.kind, operation, on: volume.name,
+                error.kind, isOdd ? operation : "add bitmap '\(name)'", on: volume.name,
                 detail: isOdd
                     ? "Granularity must be power of 2 and at least 512" : error.detail)
         }
