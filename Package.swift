@@ -101,6 +101,9 @@ let package = Package(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
             exclude: ["Support/guest.py"], swiftSettings: settings),
         .testTarget(
+            name: "QMPTests", dependencies: ["tidemark", "TestSupport"],
+            exclude: ["Differences.md", "session"], swiftSettings: settings),
+        .testTarget(
             name: "SimulationTests",
             dependencies: ["BlockCore", "CFileJournal", "CNBD", "TestSupport", "tidemark"],
             exclude: ["README.md"], swiftSettings: settings),

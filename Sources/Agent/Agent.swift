@@ -18,6 +18,7 @@ struct Agent: Sendable {
     let secondSocket: SecondNBDSocket
     let restores = RunningRestores()
     let overlays: PointOverlays
+    let revival: JobRevival
     let events: QMPEventHub
     let copies: CatalogCopies
     let recovery: Recovery

@@ -16,7 +16,8 @@ import Volumes
 //   serve NBD                 from here on there are guests
 //   settle frozen bitmaps     promotes or undoes what a crash left of backups; what its repository
 //                             holds up goes on in the background
-//   let streams go on         of volumes that are overlays of points, in the background
+//   let jobs go on            that can, in the background, streams among them; others are shown as
+//                             interrupted
 //   serve control
 //   …                         until SIGTERM, SIGINT or `quit`
 //   stop jobs, stop NBD       requests in flight end, their replies are sent
@@ -43,7 +44,12 @@ package enum AgentMain {
         try nbd.start()
         let heartbeat = Task { await beat(agent) }
         let recovery = await recover(agent)
-        let streams = Task { await agent.overlays.resume() }
+        agent.overlays.register(with: agent.revival)
+        let interrupted = await agent.revival.takeStock()
+        let streams = Task {
+            await agent.revival.resume(interrupted)
+            await agent.overlays.resume()
+        }
         var failure: (any Error)?
         do {
             try await serveControl(agent, nbd)
@@ -92,6 +98,7 @@ package enum AgentMain {
             overlays: PointOverlays(
                 queue: queue, volumes: volumes, repositories: repositories, jobs: jobs,
                 stateDirectory: configuration.stateDirectory, log: log),
+            revival: JobRevival(queue: queue, jobs: jobs, log: log),
             events: events,
             copies: CatalogCopies(
                 catalog: catalog, stateDirectory: configuration.stateDirectory, log: log),
@@ -153,6 +160,7 @@ package enum AgentMain {
         agent.registerPointCommands(in: &table)
         agent.registerStreamCommands(in: &table)
         agent.registerJobCommands(in: &table)
+        agent.registerTransactionCommand(in: &table)
         agent.registerProblemCommands(in: &table)
         table.register(Quit.self) { _ in
             await stop.request()

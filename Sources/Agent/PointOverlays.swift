@@ -92,10 +92,19 @@ actor PointOverlays {
                 of: reader.manifest, in: attached, isExact: true, pinID: pin.id))
     }
 
-    /// Starts the copying of the point that a volume is an overlay of, unless that is under way.
-    func stream(
-        _ name: String, id: String? = nil, speedBytes: UInt64 = 0, autoDismiss: Bool = true
-    ) async throws(BlockError) -> Job {
+    /// Has streams go on that the end of an agent has interrupted.
+    nonisolated func register(with revival: JobRevival) {
+        revival.register(Self.resumption.kind) { (job) async throws(BlockError) in
+            try await self.stream(job.options)
+        }
+    }
+
+    private static let resumption = JobResumption(kind: "stream")
+
+    /// Starts the copying of the point that the volume `options.device` is an overlay of, unless
+    /// that is under way.
+    func stream(_ options: JobOptions) async throws(BlockError) -> Job {
+        let name = options.device ?? ""
         if let running = streams[name], running.status != .concluded, running.status != .null {
             guard running.isCancelled else { return running }
             await running.wait()
@@ -109,9 +118,10 @@ actor PointOverlays {
         }
         let repository = try await repositories.repository(id: pin.point.repositoryID)
         let stream = StreamJob(
-            volume: volume, repository: repository, pointID: pointID, pinID: pin.id,
-            speedBytes: speedBytes)
-        let job = try await jobs.start(id: id, type: .stream, autoDismiss: autoDismiss) {
+            volume: volume, repository: repository, pointID: pointID, pinID: pin.id)
+        var options = options
+        options.resumption = Self.resumption
+        let job = try await jobs.start(options) {
             [log] (job) async throws(BlockError) in
             do throws(BlockError) {
                 let result = try await stream.run(job)
@@ -159,7 +169,7 @@ actor PointOverlays {
             guard let pin = pins.first(where: { $0.volumeID == volume.id }) else { continue }
             do throws(BlockError) {
                 if volume.hasBacking {
-                    _ = try await stream(volume.name)
+                    _ = try await stream(JobOptions(type: .stream, device: volume.name))
                 } else {
                     // It had been detached when the agent went down.
                     try await queue.change("change the pins") {

@@ -40,6 +40,6 @@ actor RunningRestores {
 extension Job {
     /// Whether its work goes on and has not been cancelled.
     fileprivate var isUnderWay: Bool {
-        !isCancelled && status != .concluded && status != .null && status != .aborting
+        !isCancelled && !status.isOver && status != .aborting
     }
 }

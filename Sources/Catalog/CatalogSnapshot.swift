@@ -127,6 +127,11 @@ package class CatalogSnapshot {
         try fetchAll("SELECT * FROM job ORDER BY startedAt DESC, id LIMIT ?", [limit])
     }
 
+    /// The runs of jobs that have not ended, oldest first.
+    package func unfinishedJobs() throws(CatalogError) -> [JobRecord] {
+        try fetchAll("SELECT * FROM job WHERE endedAt IS NULL ORDER BY startedAt, id")
+    }
+
     // MARK: The agent's own
 
     /// Whose catalog it is.

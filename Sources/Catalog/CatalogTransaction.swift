@@ -179,11 +179,14 @@ package final class CatalogTransaction: CatalogSnapshot {
 
     // MARK: Jobs
 
-    /// Adds a run of a job, or replaces what is known of it.
+    /// Adds a run of a job, or replaces what is known of it; but that it has ended stays known.
     package func upsertJob(_ job: JobRecord) throws(CatalogError) {
         try execute(
-            "INSERT OR REPLACE INTO job (id, startedAt, type, state, endedAt, error, detail)"
-                + " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO job (id, startedAt, type, state, endedAt, error, detail)"
+                + " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                + " type = excluded.type, state = excluded.state, endedAt = excluded.endedAt,"
+                + " error = excluded.error, detail = excluded.detail"
+                + " WHERE endedAt IS NULL OR excluded.endedAt IS NOT NULL",
             [
                 job.id, job.startedAt.microseconds, job.type, job.state,
                 job.endedAt?.microseconds, job.error, job.detail,

@@ -6,6 +6,11 @@ extension ControlError {
         generic("Cannot find device='\(name)' nor node-name='\(name)'")
     }
 
+    /// The same, said by the commands on bitmaps that are there already.
+    package static func noSuchBitmapNode(_ name: String) -> ControlError {
+        generic("Node '\(name)' not found")
+    }
+
     /// There is no bitmap of that name on the volume.
     package static func noSuchBitmap(_ name: String) -> ControlError {
         generic("Dirty bitmap '\(name)' not found")
@@ -50,24 +55,25 @@ extension ControlError {
                 + "mode='hard'")
     }
 
-    /// There is no job of that id, said by the `job-*` commands.
-    package static var noSuchJob: ControlError { generic("Job not found") }
-
-    /// There is no job of that id, said by the `block-job-*` commands.
+    /// There is no job of that id, said by the `block-job-*` commands; what else jobs refuse, they
+    /// say themselves.
     package static func noSuchBlockJob(_ id: String) -> ControlError {
         ControlError(.deviceNotActive, "Block job '\(id)' not found")
     }
 
-    /// A job of that id exists already.
-    package static func jobExists(_ id: String) -> ControlError {
-        generic("Job ID '\(id)' already in use")
+    /// A transaction was told to fail.
+    package static var transactionAborted: ControlError {
+        generic("Transaction aborted using Abort action")
     }
 
-    /// The job's state does not allow what was asked.
-    package static func jobRefuses(_ verb: String, id: String, in status: JobStatus)
-        -> ControlError
-    {
+    /// Only jobs can end together.
+    package static func notGroupable(_ action: String) -> ControlError {
         generic(
-            "Job '\(id)' in state '\(status.rawValue)' cannot accept command verb '\(verb)'")
+            "Action '\(action)' does not support Transaction property completion-mode = grouped")
+    }
+
+    /// A number is below zero.
+    package static func negative(_ parameter: String) -> ControlError {
+        generic("Parameter '\(parameter)' expects a non-negative value")
     }
 }

@@ -50,6 +50,8 @@ extension ControlError: CustomStringConvertible {
     }
 
     static func refusedValue(_ path: String, _ value: String) -> ControlError {
-        generic("Parameter '\(path)' does not accept value '\(value)'")
+        // QEMU names the member alone here, not the way to it.
+        let name = path.split(separator: ".").last ?? ""
+        return generic("Parameter '\(name)' does not accept value '\(value)'")
     }
 }

@@ -40,6 +40,9 @@ final class SchemaReflector {
         if let alternate = type as? any ReflectedAlternate.Type {
             return try describe(alternate: alternate)
         }
+        if let union = type as? any ReflectedUnion.Type {
+            return try describe(union: union)
+        }
         let name = String(reflecting: type).split(separator: ".").dropFirst()
             .joined(separator: ".")
         guard descriptions[name] == nil else { return name }
@@ -81,6 +84,27 @@ final class SchemaReflector {
         return name
     }
 
+    /// As QEMU has it: the member `type` says what kind of object the rest is, here one with `data`.
+    private func describe(union: any ReflectedUnion.Type) throws -> String {
+        let name = String(describing: union)
+        guard descriptions[name] == nil else { return name }
+        descriptions[name] = .null
+        let variants = try union.variants.map { kind, type -> JSONValue in
+            let wrapper = "\(name).\(kind)"
+            descriptions[wrapper] = [
+                "name": .string(wrapper), "meta-type": "object",
+                "members": [["name": "data", "type": .string(try self.name(of: type))]],
+            ]
+            return ["case": .string(kind), "type": .string(wrapper)]
+        }
+        descriptions[name] = [
+            "name": .string(name), "meta-type": "object", "tag": "type",
+            "members": [["name": "type", "type": .string(try self.name(of: union.kinds))]],
+            "variants": .array(variants),
+        ]
+        return name
+    }
+
     private func describe<E: CaseIterable & RawRepresentable>(
         enumeration: E.Type, name: String
     ) -> JSONValue {
@@ -95,6 +119,15 @@ final class SchemaReflector {
 /// A type that several kinds of JSON values spell.
 protocol ReflectedAlternate: Decodable {
     static var alternatives: [any Decodable.Type] { get }
+    static var sample: Self { get }
+}
+
+/// A type whose members `type` and `data` say what it is and what it holds.
+protocol ReflectedUnion: Decodable {
+    /// The type of `type`.
+    static var kinds: any Decodable.Type { get }
+    /// The types of `data`, by the values of `type`.
+    static var variants: [(String, any Decodable.Type)] { get }
     static var sample: Self { get }
 }
 
@@ -186,6 +219,7 @@ private struct RecordingMembers<Key: CodingKey>: KeyedDecodingContainerProtocol 
         if let primitive = type as? any JSONPrimitive.Type { return primitive.sample }
         if let list = type as? any ReflectedList.Type { return list.sample }
         if let alternate = type as? any ReflectedAlternate.Type { return alternate.sample }
+        if let union = type as? any ReflectedUnion.Type { return union.sample }
         if let cases = type as? any CaseIterable.Type, let first = firstCase(cases) {
             return first
         }

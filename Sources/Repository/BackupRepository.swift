@@ -31,8 +31,11 @@ package protocol BackupRepository: AnyObject, Sendable {
     /// Whether the point is there, for recovery after a crash. Throws if that cannot be told.
     func contains(_ id: PointID, volumeUUID: String) async throws(BlockError) -> PointPresence
 
-    /// Begins a point.
-    func beginPoint(_ plan: PointPlan) async throws(BlockError) -> any PointWriter
+    /// Begins a point. If its data cannot be written, `retry` returns to have that tried again, or
+    /// throws; what else fails is thrown at once.
+    func beginPoint(
+        _ plan: PointPlan, retry: WriteRetry?
+    ) async throws(BlockError) -> any PointWriter
 
     /// The volume as it was at the point, read-only, at its exact length.
     func openPoint(_ id: PointID) async throws(BlockError) -> any BlockDevice
@@ -67,10 +70,11 @@ package protocol BackupRepository: AnyObject, Sendable {
     func groups() async throws(BlockError) -> [GroupManifest]
 
     /// Compares what the point itself stores with its digests, and its files with its manifest.
-    /// Damage is in the report; only what keeps the check from being made throws.
+    /// Damage is in the report; only what keeps the check from being made throws. Each of several
+    /// tasks waits for `progress`, which so can hold the check up.
     func verify(
         _ id: PointID, subset: VerifySubset,
-        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) async -> Void
     ) async throws(BlockError) -> VerifyReport
 
     /// Registers that somebody depends on the pin's point; no error if it is there already.
@@ -99,7 +103,15 @@ package protocol BackupRepository: AnyObject, Sendable {
     func freeBytes() async throws(BlockError) -> UInt64
 }
 
+/// What is to become of a write that failed.
+package typealias WriteRetry = @Sendable (BlockError) async throws(BlockError) -> Void
+
 extension BackupRepository {
+    /// Begins a point whose writing is given up at the first failure.
+    package func beginPoint(_ plan: PointPlan) async throws(BlockError) -> any PointWriter {
+        try await beginPoint(plan, retry: nil)
+    }
+
     /// Verifies all that the point stores.
     package func verify(_ id: PointID) async throws(BlockError) -> VerifyReport {
         try await verify(id, subset: .all) { _, _ in }

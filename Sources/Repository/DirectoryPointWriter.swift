@@ -37,15 +37,19 @@ package final class DirectoryPointWriter: PointWriter {
     /// QEMU's lock on the image, until the point exists.
     private let imageLock: ImageLock
     private let pool: IOPool
+    private let retry: WriteRetry?
     let state: Mutex<State>
 
     /// Creates the files of the point; may block.
-    init(store: DirectoryStore, plan: PointPlan, pool: IOPool) throws(BlockError) {
+    init(
+        store: DirectoryStore, plan: PointPlan, pool: IOPool, retry: WriteRetry? = nil
+    ) throws(BlockError) {
         try plan.check(algorithm: store.details.digestAlgorithm)
         if let parent = plan.parent { try Self.check(parent, in: store) }
         self.plan = plan
         self.store = store
         self.pool = pool
+        self.retry = retry
         header = DigestTableHeader(
             algorithm: store.details.digestAlgorithm, gridBytes: plan.gridBytes,
             volumeBytes: plan.lengthBytes)
@@ -95,7 +99,7 @@ package final class DirectoryPointWriter: PointWriter {
                     let start = Int(run.range.offset - offset)
                     try await image.write(
                         at: run.range.offset,
-                        from: source.slice(start, Int(run.range.lengthBytes)))
+                        from: source.slice(start, Int(run.range.lengthBytes)), retry: retry)
                 }
             }
             return scan

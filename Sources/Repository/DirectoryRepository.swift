@@ -88,10 +88,12 @@ package final class DirectoryRepository: BackupRepository {
         }
     }
 
-    package func beginPoint(_ plan: PointPlan) async throws(BlockError) -> any PointWriter {
+    package func beginPoint(
+        _ plan: PointPlan, retry: WriteRetry?
+    ) async throws(BlockError) -> any PointWriter {
         let pool = pool
         return try await blocking { (store) throws(BlockError) in
-            try DirectoryPointWriter(store: store, plan: plan, pool: pool)
+            try DirectoryPointWriter(store: store, plan: plan, pool: pool, retry: retry)
         }
     }
 
@@ -133,7 +135,7 @@ package final class DirectoryRepository: BackupRepository {
 
     package func verify(
         _ id: PointID, subset: VerifySubset,
-        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+        progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) async -> Void
     ) async throws(BlockError) -> VerifyReport {
         let (found, target) = try await blocking { (store) throws(BlockError) in
             try DirectoryVerification.inspect(id, in: store)

@@ -34,7 +34,7 @@ final class PointVerifier: Sendable {
     private let header: DigestTableHeader
     private let totalBytes: UInt64
     private let subset: VerifySubset
-    private let progress: @Sendable (UInt64, UInt64) -> Void
+    private let progress: @Sendable (UInt64, UInt64) async -> Void
     private let pool: IOPool
     private let source: Mutex<Source>
     private let findings = Mutex(Findings())
@@ -46,7 +46,7 @@ final class PointVerifier: Sendable {
     init(
         device: any BlockDevice, openTable: () throws(BlockError) -> DigestTableReader,
         totalBytes: UInt64, subset: VerifySubset, pool: IOPool,
-        progress: @escaping @Sendable (UInt64, UInt64) -> Void
+        progress: @escaping @Sendable (UInt64, UInt64) async -> Void
     ) throws(BlockError) {
         self.device = device
         self.totalBytes = totalBytes
@@ -87,7 +87,7 @@ final class PointVerifier: Sendable {
                     findings.passedBytes += batch.range.lengthBytes
                     return findings.passedBytes
                 }
-                progress(passed, totalBytes)
+                await progress(passed, totalBytes)
             }
         } catch {
             findings.withLock { $0.failure = $0.failure ?? error }

@@ -1,13 +1,12 @@
 package import Bitmaps
 package import BlockCore
 package import Catalog
-import Glibc
 import Synchronization
 
 // The start of a backup. Its two possible ends are in `FrozenBitmap`.
 //
 // A freeze holds new writes of all volumes concerned, drains those in flight, and then, at that
-// one instant, does three things for each volume before it lets the writes go:
+// one instant (`QuietTransaction`), does three things for each volume before it lets the writes go:
 //
 //   - the bitmap is frozen and a clean successor records in its place; the id of the point to
 //     come is recorded with it: one catalog transaction for all volumes
@@ -63,94 +62,17 @@ package enum Freeze {
     package static func take(
         _ requests: [FreezeRequest], deadline: Duration = .seconds(10)
     ) async throws(BlockError) -> (volumes: [FrozenVolume], instant: FreezeInstant) {
-        guard let queue = requests.first?.volume.queue else {
+        guard !requests.isEmpty else {
             throw BlockError(.invalid, "freeze", on: "no volume")
         }
-        for request in requests { try await request.volume.persistAhead() }
-        let started = ContinuousClock.now
-        let holds = try await hold(requests.map(\.volume), until: started + deadline)
-        defer { for (volume, hold) in holds { volume.locks.release(hold) } }
-        let nanoseconds = currentNanoseconds()
-        let frozen = try await queue.run { (catalog) throws(BlockError) in
-            guard ContinuousClock.now < started + deadline else {
-                throw BlockError(
-                    .busy, "freeze", on: requests[0].volume.name,
-                    detail: "the catalog was not free before the deadline; try again")
-            }
-            return try freezeAll(requests, in: catalog)
-        }
-        let instant = FreezeInstant(
-            nanoseconds: nanoseconds, heldFor: ContinuousClock.now - started)
-        return (frozen, instant)
-    }
-
-    /// Holds all volumes, in the order of their ids so that two groups cannot wait for each other.
-    private static func hold(
-        _ volumes: [Volume], until deadline: ContinuousClock.Instant
-    ) async throws(BlockError) -> [(Volume, RangeLock.Hold)] {
-        if Mutant.freezeWithoutDrain.isActive { return [] }
-        var holds: [(Volume, RangeLock.Hold)] = []
-        for volume in volumes.sorted(by: { $0.id < $1.id }) {
-            let rest = deadline - ContinuousClock.now
-            guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
-                for (held, hold) in holds { held.locks.release(hold) }
-                throw BlockError(
-                    .busy, "freeze", on: volume.name,
-                    detail: "writes in flight did not finish before the deadline; try again")
-            }
-            holds.append((volume, hold))
-        }
-        return holds
-    }
-
-    /// On the catalog's thread with every volume held.
-    private static func freezeAll(
-        _ requests: [FreezeRequest], in catalog: Catalog
-    ) throws(BlockError) -> [FrozenVolume] {
-        var tables: [BitmapTable] = []
-        var successors: [DirtyBitmap] = []
-        for request in requests {
-            let table = request.volume.bitmaps.withLock { $0 }
-            try request.checkBitmap(in: table)
-            tables.append(table)
-            successors.append(
-                try DirtyBitmap(
-                    lengthBytes: request.volume.lengthBytes,
-                    granularityBytes: request.granularityBytes))
-        }
-        // From here on only the commit can fail, and then the chunks are given back.
-        let taken =
-            Mutant.freezeWithoutChunks.isActive ? [] : tables.flatMap { $0.takeDirtyChunks() }
-        do throws(CatalogError) {
-            try catalog.write { (transaction) throws(CatalogError) in
-                for chunks in taken {
-                    try transaction.putChunks(chunks.chunks, ofBitmap: chunks.bitmapID)
-                }
-                for (index, request) in requests.enumerated() {
-                    try tables[index].freeze(
-                        request, successorBits: successors[index], in: transaction)
-                    try transaction.clearRegions(ofVolume: request.volume.id)
-                }
-            }
-        } catch {
-            for chunks in taken { chunks.giveBack() }
-            for request in requests { request.volume.log.didClear() }
-            throw BlockError(catalog: error, "freeze the bitmaps")
-        }
-        return zip(requests, tables).map { request, table in request.install(table) }
-    }
-
-    private static func currentNanoseconds() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
+        return try await QuietTransaction.run(requests.map { .freeze($0) }, deadline: deadline)
     }
 }
 
 extension FreezeRequest {
     /// Whether the bitmap, if there is one, may be frozen: it must still be what the plan saw. A
     /// bitmap that was cleared, promoted or made anew since then would leave a gap.
-    fileprivate func checkBitmap(in table: BitmapTable) throws(BlockError) {
+    func checkBitmap(in table: BitmapTable) throws(BlockError) {
         guard table[bitmapName] != nil else {
             guard parent == nil else { throw Volume.noBitmap(bitmapName, of: volume.name) }
             return
@@ -173,20 +95,15 @@ extension FreezeRequest {
         }
     }
 
-    /// After the commit, with the volume held: memory follows.
-    fileprivate func install(_ table: BitmapTable) -> FrozenVolume {
+    /// After the commit, with the volume held, when memory has `table` already: the point in time.
+    func install(_ table: BitmapTable) -> FrozenVolume {
         let dirty = parent == nil ? nil : table[bitmapName]?.bits
         let owed = dirty.map { Array($0.dirtyRanges()) } ?? [volume.wholeRange]
         let point = PointInTime(
             source: volume, lengthBytes: volume.lengthBytes,
             granuleBytes: PointInTime.granuleBytes(forGranularity: granularityBytes),
             limits: fleece, owed: owed)
-        volume.bitmaps.withLock { $0 = table }
-        volume.duties.recording = table.recording
         volume.duties.points.append(point)
-        let inUse = volume.log.manyInUse()
-        volume.log.didClear()
-        volume.log.announceSoon(inUse)
         let bitmap = FrozenBitmap(volume: volume, name: bitmapName, pending: self.point)
         return FrozenVolume(bitmap: bitmap, point: point, dirty: dirty)
     }
@@ -194,7 +111,7 @@ extension FreezeRequest {
 
 extension BitmapTable {
     /// Adds the bitmap if it is new, and puts a successor over it.
-    fileprivate mutating func freeze(
+    mutating func freeze(
         _ request: FreezeRequest, successorBits: DirtyBitmap, in transaction: CatalogTransaction
     ) throws(CatalogError) {
         var entry: BitmapEntry

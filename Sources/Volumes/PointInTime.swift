@@ -75,10 +75,23 @@ package final class PointInTime: Sendable {
     package var keptBytes: UInt64 { state.withLock { $0.keptBytes } }
 
     /// Reads `range`, which begins and ends on granules or at the volume's end, as it was at the
-    /// point's instant, and releases it: each granule is read once.
-    package func read(_ range: ByteRange, into destination: BufferSlice) async throws(BlockError) {
-        if let failure { throw failure }
-        try await source.read(at: range.offset, into: destination)
+    /// point's instant, and releases it: each granule is read once. If the source cannot be read,
+    /// `retry` either throws, or returns to have it tried again.
+    package func read(
+        _ range: ByteRange, into destination: BufferSlice,
+        retry: (BlockError) async throws(BlockError) -> Void = { (error) throws(BlockError) in
+            throw error
+        }
+    ) async throws(BlockError) {
+        while true {
+            if let failure { throw failure }
+            do throws(BlockError) {
+                try await source.read(at: range.offset, into: destination)
+                break
+            } catch {
+                try await retry(error)
+            }
+        }
         try claim(range, into: destination.bytes)
     }
 

@@ -56,76 +56,23 @@ extension Volume {
     package func addBitmap(
         _ bitmapName: String, granularityBytes: UInt64? = nil, isRecording: Bool = true
     ) async throws(BlockError) {
-        let granularity = granularityBytes ?? defaultGranularityBytes
-        guard !bitmapName.isEmpty, bitmapName.utf8.count <= Self.bitmapNameBytesMax else {
-            throw BlockError(
-                .invalid, "add a bitmap", on: name,
-                detail: "its name must have 1 to \(Self.bitmapNameBytesMax) bytes")
-        }
-        try await changeBitmaps("add a bitmap") { [self] (table, transaction) in
-            guard table[bitmapName] == nil else {
-                throw BlockError(
-                    .invalid, "add a bitmap", on: name,
-                    detail: "Bitmap already exists: \(bitmapName)")
-            }
-            let bits: DirtyBitmap
-            do throws(BlockError) {
-                bits = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: granularity)
-            } catch {
-                throw BlockError(
-                    error.kind, "add bitmap '\(bitmapName)'", on: name, detail: error.detail)
-            }
-            let record = try transaction.insertBitmap(
-                BitmapRecord(
-                    volumeID: id, name: bitmapName, granularityBytes: granularity,
-                    isRecording: isRecording))
-            table.entries.append(BitmapEntry(record: record, bits: bits))
-        }
+        try await change(
+            .add(bitmapName, granularityBytes: granularityBytes, isRecording: isRecording))
     }
 
     /// Removes a bitmap and its stored bits. The only operation that an inconsistent one allows.
     package func removeBitmap(_ bitmapName: String) async throws(BlockError) {
-        try await changeBitmaps("remove bitmap '\(bitmapName)'") { [self] (table, transaction) in
-            let entry = try table.idle(bitmapName, of: name, allowsInconsistent: true)
-            guard bitmapReaders.withLock({ $0[bitmapName] }) == nil else {
-                throw BlockError(
-                    .busy, "remove bitmap '\(bitmapName)'", on: name,
-                    detail: "an export offers it: `tidemark export list` shows which, remove that "
-                        + "first")
-            }
-            try transaction.deleteBitmap(entry.record.id)
-            table[bitmapName] = nil
-        }
+        try await change(.remove(bitmapName))
     }
 
     /// Makes every bit clean. The bitmap then continues no point.
     package func clearBitmap(_ bitmapName: String) async throws(BlockError) {
-        try await changeBitmaps("clear bitmap '\(bitmapName)'") { [name] (table, transaction) in
-            var entry = try table.idle(bitmapName, of: name)
-            entry.record.continues = nil
-            try transaction.updateBitmap(entry.record)
-            // A new set of bits instead of cleared ones: if the commit fails, the old stand.
-            let clean = try DirtyBitmap(
-                lengthBytes: entry.bits.lengthBytes,
-                granularityBytes: entry.record.granularityBytes)
-            try transaction.deleteChunks(from: 0, ofBitmap: entry.record.id)
-            entry.bits = clean
-            table[bitmapName] = entry
-        }
+        try await change(.clear(bitmapName))
     }
 
     /// Starts or stops recording. A bitmap that stopped continues no point from then on.
     package func setBitmap(_ bitmapName: String, recording: Bool) async throws(BlockError) {
-        let verb = recording ? "enable" : "disable"
-        try await changeBitmaps(
-            "\(verb) bitmap '\(bitmapName)'", mutant: .disableWithoutChunks
-        ) { [name] (table, transaction) in
-            var entry = try table.idle(bitmapName, of: name)
-            if entry.record.isRecording && !recording { entry.record.continues = nil }
-            entry.record.isRecording = recording
-            try transaction.updateBitmap(entry.record)
-            table[bitmapName] = entry
-        }
+        try await change(.setRecording(bitmapName, recording))
     }
 
     /// Adds the dirty ranges of `sources`, of this volume or others of its length, to `target`.
@@ -133,21 +80,16 @@ extension Volume {
     package func mergeBitmaps(
         _ sources: [BitmapLocation], into target: String
     ) async throws(BlockError) {
-        var sourceBits: [DirtyBitmap] = []
-        for source in sources {
-            sourceBits += try source.volume.mergeableBits(of: source.name, length: lengthBytes)
-        }
-        let merging = sourceBits
-        try await changeBitmaps("merge into bitmap '\(target)'") { [name] (table, transaction) in
-            var entry = try table.idle(target, of: name)
-            // A copy, since if the commit fails the old bits stand; only what it changes is put.
-            let merged = try entry.bits.resized(to: entry.bits.lengthBytes)
-            for bits in merging { try merged.merge(from: bits) }
-            if !Mutant.mergeWithoutChunks.isActive {
-                try transaction.putChunks(merged.takeDirtyChunks(), ofBitmap: entry.record.id)
+        try await change(.merge(sources, into: target))
+    }
+
+    private func change(_ change: BitmapChange) async throws(BlockError) {
+        try await changeBitmaps(change.operation, mutant: change.mutant) {
+            [self] (table, transaction) in
+            try change.apply(to: &table, of: self, in: transaction) {
+                (source, length) throws(BlockError) in
+                try source.volume.mergeableBits(of: source.name, lengthBytes: length)
             }
-            entry.bits = merged
-            table[target] = entry
         }
     }
 
@@ -176,10 +118,12 @@ extension Volume {
         }
     }
 
-    private func mergeableBits(
-        of bitmapName: String, length: UInt64
+    /// The bits of a bitmap that is to be merged into one of a volume of that length; as `table` has
+    /// them, if that is given.
+    func mergeableBits(
+        of bitmapName: String, lengthBytes length: UInt64, in table: BitmapTable? = nil
     ) throws(BlockError) -> [DirtyBitmap] {
-        guard let entry = bitmaps.withLock({ $0[bitmapName] }) else {
+        guard let entry = (table ?? bitmaps.withLock { $0 })[bitmapName] else {
             throw Self.noBitmap(bitmapName, of: name)
         }
         guard !entry.record.isInconsistent else {

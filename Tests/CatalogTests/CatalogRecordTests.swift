@@ -234,10 +234,18 @@ import Testing
                 try transaction.upsertJob(job)
             }
         }
+        func unfinished() throws -> [JobRecord] {
+            try catalog.read { (snapshot) throws(CatalogError) in try snapshot.unfinishedJobs() }
+        }
         for job in jobs { try put(job) }
+        #expect(try unfinished() == [jobs[0]])
+        let running = jobs[0]
         jobs[0].state = "null"
         jobs[0].endedAt = wholeSeconds(40)
         try put(jobs[0])
+        // What was on its way before the end changes nothing any more.
+        try put(running)
+        #expect(try unfinished().isEmpty)
         #expect(try catalog.jobs() == [jobs[1], jobs[0]])
         #expect(try catalog.jobs(limit: 1) == [jobs[1]])
         try catalog.write { (transaction) throws(CatalogError) in

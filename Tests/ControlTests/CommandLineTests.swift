@@ -31,7 +31,19 @@ struct CommandLineTests {
         #expect(command.bitmap == "x" && command.global.quiet)
     }
 
+    @Test func jobsAreSteeredByTheirIds() throws {
+        #expect(try Self.parse(JobPauseCommand.self, "job pause j").id == "j")
+        #expect(try Self.parse(JobResumeCommand.self, "job resume j").id == "j")
+        #expect(try Self.parse(JobCompleteCommand.self, "job complete j").id == "j")
+        #expect(try Self.parse(JobFinalizeCommand.self, "job finalize j").id == "j")
+        #expect(try !Self.parse(JobCancelCommand.self, "job cancel j").force)
+        #expect(try Self.parse(JobCancelCommand.self, "job cancel --force j").force)
+        let speed = try Self.parse(JobSetSpeedCommand.self, "job set-speed j 10M")
+        #expect(speed.id == "j" && speed.rate.bytes == 10 << 20)
+    }
+
     @Test(arguments: [
+        "job pause", "job set-speed j", "job set-speed j fast", "job pause j --force",
         "volume create a", "volume create a --size 1.5G",
         "volume create a --backing x", "volume create a --size 1G --format vmdk",
         "backup --repo r", "backup a", "backup a --repo r --level sometimes", "verify",
@@ -61,6 +73,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 48)
+        #expect(count == 53)
     }
 }

@@ -13,6 +13,7 @@ struct SchemaTests {
         table.register(VolumeCreate.self) { _ in Nothing() }
         table.register(BlockDirtyBitmapMerge.self) { _ in Nothing() }
         table.register(QueryJobs.self) { _ in [] }
+        table.register(Transaction.self) { _ in Nothing() }
         return table
     }
 
@@ -21,7 +22,7 @@ struct SchemaTests {
         #expect(
             list.arrayValue?.compactMap { $0["name"]?.stringValue } == [
                 "block-dirty-bitmap-merge", "query-commands", "query-jobs", "query-qmp-schema",
-                "query-version", "volume-create",
+                "query-version", "transaction", "volume-create",
             ])
     }
 
@@ -46,11 +47,26 @@ struct SchemaTests {
             let mentioned =
                 [entry["arg-type"], entry["ret-type"], entry["element-type"]]
                 + members.map { $0["type"] }
-            for type in mentioned.compactMap({ $0?.stringValue }) {
+            let variants = (entry["variants"]?.arrayValue ?? []).map { $0["type"] }
+            for type in (mentioned + variants).compactMap({ $0?.stringValue }) {
                 #expect(names.contains(type), "\(type), in \(entry.compactText)")
             }
             #expect(entry["meta-type"] != nil)
         }
+    }
+
+    @Test func aTransactionSaysWhatEachActionTakes() throws {
+        let schema = try Self.table.schema()
+        let action = try #require(Self.entry("TransactionAction", in: schema))
+        #expect(action["tag"] == "type")
+        let variants = action["variants"]?.arrayValue ?? []
+        #expect(variants.count == TransactionActionKind.allCases.count)
+        let clear = variants.first { $0["case"] == "block-dirty-bitmap-clear" }
+        let wrapper = try #require(clear?["type"]?.stringValue)
+        #expect(
+            Self.entry(wrapper, in: schema)?["members"]
+                == [["name": "data", "type": "BitmapReference"]])
+        #expect(Self.entry("BitmapReference", in: schema) != nil)
     }
 
     @Test func anAlternateListsItsForms() throws {

@@ -128,7 +128,7 @@ import Testing
         let place = lab.directory.path("vault")
         let away = lab.directory.path("away")
         for round in 0..<2 {
-            let job = try await lab.start(lab.backup(.full, speedBytes: 2 << 20))
+            let job = try await lab.start(lab.backup(.full), speedBytes: 2 << 20)
             try await waitUntil("progress") { job.progress.currentBytes > 0 }
             try HostDirectory.rename(place, to: away)
             // Once it stays away; once an empty folder, an unmounted disk, is in its place.

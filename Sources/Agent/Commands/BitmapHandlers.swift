@@ -14,19 +14,19 @@ extension Agent {
             return Nothing()
         }
         table.on(BlockDirtyBitmapRemove.self) { arguments in
-            try await volumes.volume(arguments.node).removeBitmap(arguments.name)
+            try await node(arguments.node).removeBitmap(arguments.name)
             return Nothing()
         }
         table.on(BlockDirtyBitmapClear.self) { arguments in
-            try await volumes.volume(arguments.node).clearBitmap(arguments.name)
+            try await node(arguments.node).clearBitmap(arguments.name)
             return Nothing()
         }
         table.on(BlockDirtyBitmapEnable.self) { arguments in
-            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: true)
+            try await node(arguments.node).setBitmap(arguments.name, recording: true)
             return Nothing()
         }
         table.on(BlockDirtyBitmapDisable.self) { arguments in
-            try await volumes.volume(arguments.node).setBitmap(arguments.name, recording: false)
+            try await node(arguments.node).setBitmap(arguments.name, recording: false)
             return Nothing()
         }
         table.on(BlockDirtyBitmapMerge.self) { arguments in
@@ -48,20 +48,38 @@ extension Agent {
         }
     }
 
+    /// The volume of a bitmap that should be there already.
+    func node(_ name: String) async throws -> Volume {
+        do throws(BlockError) {
+            return try await volumes.volume(name)
+        } catch {
+            guard error.kind == .notFound, error.operation == "find the volume" else { throw error }
+            throw ControlError.noSuchBitmapNode(name)
+        }
+    }
+
     private func merge(_ arguments: BlockDirtyBitmapMerge.Arguments) async throws {
+        try await node(arguments.node).mergeBitmaps(
+            sources(of: arguments), into: arguments.target)
+    }
+
+    /// The bitmaps that are to be merged.
+    func sources(
+        of arguments: BlockDirtyBitmapMerge.Arguments
+    ) async throws -> [BitmapLocation] {
         var sources: [BitmapLocation] = []
         for bitmap in arguments.bitmaps {
             switch bitmap {
             case .local(let name):
                 sources.append(
-                    BitmapLocation(volume: try await volumes.volume(arguments.node), name: name))
+                    BitmapLocation(volume: try await node(arguments.node), name: name))
             case .external(let reference):
                 sources.append(
                     BitmapLocation(
-                        volume: try await volumes.volume(reference.node), name: reference.name))
+                        volume: try await node(reference.node), name: reference.name))
             }
         }
-        try await volumes.volume(arguments.node).mergeBitmaps(sources, into: arguments.target)
+        return sources
     }
 }
 

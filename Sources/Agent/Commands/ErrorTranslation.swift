@@ -1,5 +1,6 @@
 import BlockCore
 import Control
+import Jobs
 
 extension ControlError {
     /// The data plane's failures in the control socket's terms: one of its three translations,
@@ -15,6 +16,9 @@ extension ControlError {
         switch (error.kind, error.operation) {
         case (.notFound, "find the volume"):
             self = .noSuchNode(error.place)
+        case (.invalid, "start a job"), (.notFound, "find the bitmap"), (.invalid, "add a bitmap"):
+            // Programs match on QEMU's texts.
+            self.init(.generic, error.detail ?? error.description)
         default:
             self.init(.generic, error.description, reason: reason)
         }
@@ -32,6 +36,8 @@ extension CommandTable {
                 return try await handler(arguments)
             } catch let error as BlockError {
                 throw ControlError(block: error)
+            } catch let refusal as JobRefusal {
+                throw ControlError.generic(refusal.description)
             }
         }
     }

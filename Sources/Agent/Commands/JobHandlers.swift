@@ -1,21 +1,75 @@
 import BlockCore
 import Control
 import Jobs
-import Repository
 
 extension Agent {
+    /// What is asked of jobs, by QEMU's newer and older names.
     func registerJobCommands(in table: inout CommandTable) {
         table.on(QueryJobs.self) { arguments in
             if let id = arguments.id { return [try JobInfo(await jobs.job(id))] }
             return try await jobs.all().map { try JobInfo($0) }
         }
-        table.on(JobCancel.self) { arguments in
-            try await jobs.cancel(arguments.id)
+        table.on(JobPause.self) { try await jobs.pause($0.id) }
+        table.on(JobResume.self) { try await jobs.resume($0.id) }
+        table.on(JobCancel.self) { try await jobs.cancel($0.id) }
+        table.on(JobComplete.self) { try await jobs.complete($0.id) }
+        table.on(JobFinalize.self) { try await jobs.finalize($0.id) }
+        table.on(JobDismiss.self) { try await jobs.dismiss($0.id) }
+        registerBlockJobCommands(in: &table)
+    }
+
+    private func registerBlockJobCommands(in table: inout CommandTable) {
+        table.on(QueryBlockJobs.self) { _ in await jobs.all().map { BlockJobInfo($0) } }
+        table.onBlockJob(BlockJobPause.self) { try await jobs.pause($0.device) }
+        table.onBlockJob(BlockJobResume.self) { try await jobs.resume($0.device) }
+        table.onBlockJob(BlockJobCancel.self) { arguments in
+            try await jobs.cancel(arguments.device, force: arguments.force ?? false)
+        }
+        table.onBlockJob(BlockJobComplete.self) { try await jobs.complete($0.device) }
+        table.onBlockJob(BlockJobFinalize.self) { try await jobs.finalize($0.id) }
+        table.onBlockJob(BlockJobDismiss.self) { try await jobs.dismiss($0.id) }
+        table.onBlockJob(BlockJobSetSpeed.self) { arguments in
+            guard let speed = UInt64(exactly: arguments.speed) else {
+                _ = try await jobs.job(arguments.device)
+                throw ControlError.negative("speed")
+            }
+            try await jobs.setSpeed(speed, of: arguments.device)
+        }
+        table.onBlockJob(BlockJobChange.self) { arguments in
+            let mode: CopyMode =
+                switch arguments.copyMode {
+                case .background: .background
+                case .writeBlocking: .writeBlocking
+                }
+            try await jobs.change(.copyMode(mode), of: arguments.id)
+        }
+    }
+}
+
+extension CommandTable {
+    /// `on` for a command that returns nothing.
+    fileprivate mutating func on<Command: ControlCommand>(
+        _ command: Command.Type,
+        _ handler: @escaping @Sendable (Command.Arguments) async throws -> Void
+    ) where Command.Result == Nothing {
+        on(command) { arguments -> Nothing in
+            try await handler(arguments)
             return Nothing()
         }
-        table.on(JobDismiss.self) { arguments in
-            try await jobs.dismiss(arguments.id)
-            return Nothing()
+    }
+
+    /// The same for a command of the older names, which tell of a missing job in another way.
+    fileprivate mutating func onBlockJob<Command: ControlCommand>(
+        _ command: Command.Type,
+        _ handler: @escaping @Sendable (Command.Arguments) async throws -> Void
+    ) where Command.Result == Nothing {
+        on(command) { arguments -> Nothing in
+            do {
+                try await handler(arguments)
+                return Nothing()
+            } catch JobRefusal.noSuchJob(let id) {
+                throw ControlError.noSuchBlockJob(id)
+            }
         }
     }
 }
@@ -27,7 +81,22 @@ extension JobInfo {
             id: job.id, type: job.type.rawValue, status: Control.JobStatus(job.status),
             currentProgress: progress.currentBytes, totalProgress: progress.totalBytes,
             error: job.error, errorReason: job.failure.flatMap { ControlError(block: $0).reason },
+            volumes: job.options.device.map { [$0] },
             result: try job.result.map { try JSONValue(encoding: Control.JobResult($0)) })
+    }
+}
+
+extension BlockJobInfo {
+    init(_ job: Job) {
+        let progress = job.progress
+        let status = job.status
+        self.init(
+            type: job.type.rawValue, device: job.id, len: progress.totalBytes,
+            offset: progress.currentBytes, busy: job.isBusy, paused: job.isPaused,
+            speed: job.speedBytes, ioStatus: BlockIOStatus(rawValue: job.ioStatus.rawValue) ?? .ok,
+            ready: status.isReady, status: Control.JobStatus(status),
+            autoFinalize: job.options.autoFinalize, autoDismiss: job.options.autoDismiss,
+            error: job.error)
     }
 }
 
@@ -37,81 +106,16 @@ extension Control.JobStatus {
     }
 }
 
-extension Control.JobResult {
-    init(_ result: Jobs.JobResult) {
-        switch result {
-        case .backup(let outcomes, let failures):
-            self.init(
-                points: outcomes.map(JobPoint.init),
-                failures: failures.isEmpty
-                    ? nil
-                    : failures.map {
-                        Control.JobFailure(subject: $0.subject, error: $0.error.description)
-                    })
-        case .restore(let outcome):
-            self.init(
-                points: [
-                    JobPoint(
-                        id: outcome.pointID, storedBytes: outcome.writtenBytes,
-                        keptBytes: outcome.keptBytes > 0 ? outcome.keptBytes : nil,
-                        durationSeconds: outcome.duration.seconds)
-                ],
-                target: outcome.isVolume ? nil : outcome.target,
-                volume: outcome.isVolume ? outcome.target : nil,
-                lost: outcome.lost.isEmpty
-                    ? nil
-                    : outcome.lost.map {
-                        JobLostRange(
-                            offset: $0.range.offset, length: $0.range.lengthBytes,
-                            reason: $0.reason)
-                    })
-        case .stream(let outcome):
-            self.init(
-                points: [
-                    JobPoint(
-                        id: outcome.pointID, volume: outcome.volume,
-                        storedBytes: outcome.copiedBytes,
-                        durationSeconds: outcome.duration.seconds)
-                ],
-                volume: outcome.volume)
-        case .verify(let outcomes):
-            self.init(
-                points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },
-                failures: outcomes.filter { !$0.isGood }.map {
-                    Control.JobFailure(subject: $0.pointID, error: $0.text)
-                })
-        }
-    }
-}
-
-extension JobPoint {
-    init(_ outcome: BackupOutcome) {
-        self.init(
-            id: outcome.pointID, volume: outcome.volume, level: outcome.level,
-            reason: outcome.reason, storedBytes: outcome.storedBytes,
-            dirtyBytes: outcome.dirtyBytes, durationSeconds: outcome.duration.seconds,
-            freezeDurationSeconds: outcome.freezeDuration.seconds,
-            worstWriteDelaySeconds: outcome.worstWriteDelay.seconds)
-    }
-}
-
-extension VerifyOutcome {
-    /// What was found, in one line.
-    fileprivate var text: String {
-        var parts = problems
-        if let first = badRanges.first {
-            let bytes = badRanges.reduce(0) { $0 + $1.lengthBytes }
-            parts.append(
-                "\(bytes) bytes in \(badRanges.count) ranges differ from what was backed up, "
-                    + "the first at \(first.offset)")
-        }
-        return parts.joined(separator: "; ")
-    }
-}
-
-extension Duration {
-    /// As a number, for JSON.
-    var seconds: Double {
-        Double(components.seconds) + Double(components.attoseconds) / 1e18
+extension ErrorPolicy {
+    /// The policy that a command asks for; without one, to report.
+    init(_ policy: OnError?) {
+        self =
+            switch policy {
+            case nil, .report: .report
+            case .ignore: .ignore
+            case .enospc: .enospc
+            case .stop: .stop
+            case .auto: .auto
+            }
     }
 }

@@ -20,42 +20,12 @@ extension Agent {
             let groups = await finder.groups(of: [point])
             return PointInfo(point, groups[point.summary.manifest?.group ?? ""])
         }
-        table.on(VolumeBackup.self) { arguments in try await backUp(arguments) }
+        table.on(VolumeBackup.self) { arguments in
+            let (options, body) = try await backup(arguments)
+            return StartedJob(jobID: try await jobs.start(options, body).id)
+        }
         table.on(PointVerify.self) { arguments in try await verify(arguments, finder) }
         table.on(PointRestore.self) { arguments in try await restore(arguments, finder) }
-    }
-
-    private func backUp(_ arguments: VolumeBackup.Arguments) async throws -> StartedJob {
-        guard !arguments.volumes.isEmpty, Set(arguments.volumes).count == arguments.volumes.count
-        else { throw ControlError.generic("Parameter 'volumes' names no volume, or one twice") }
-        var sources: [Volume] = []
-        for name in arguments.volumes { sources.append(try await volumes.volume(name)) }
-        // It may hang: only the job waits for it.
-        let record = try await repositories.record(arguments.repository)
-        let level = arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto
-        let targets = sources
-        return try await start(.backup, arguments.jobID, arguments.autoDismiss) {
-            [self] (job) async throws(BlockError) in
-            let repository = try await repositories.open(record.name)
-            let backup = BackupJob(
-                volumes: targets, repository: repository, level: level,
-                bitmapName: arguments.bitmap,
-                compression: arguments.compress.flatMap {
-                    PointCompression(rawValue: $0.rawValue)
-                },
-                speedBytes: arguments.speed ?? 0, fleece: fleece,
-                checksSpace: arguments.checkSpace ?? true,
-                leaveUnsettled: { await recovery.add($0) })
-            await recovery.settle(targets, in: record.id)
-            do throws(BlockError) {
-                let result = try await backup.run(job)
-                await copies.put(into: repository)
-                return result
-            } catch {
-                await repositories.openAnew(record.name)
-                throw error
-            }
-        }
     }
 
     private func verify(
@@ -68,7 +38,10 @@ extension Agent {
             points = try await finder.points(repository: arguments.repository)
         }
         let job = VerifyJob(points: points.map { ($0.repository, $0.id) })
-        return try await start(.verify, arguments.jobID, arguments.autoDismiss, job.run)
+        let options = JobOptions(
+            id: arguments.jobID, type: .verify, autoFinalize: arguments.autoFinalize ?? true,
+            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0)
+        return try await start(options, job.run)
     }
 
     private func restore(
@@ -94,10 +67,16 @@ extension Agent {
         }
         let job = RestoreJob(
             repository: point.repository, pointID: point.id, target: target,
-            format: format ?? .qcow2, isSalvaging: isSalvaging, speedBytes: arguments.speed ?? 0,
+            format: format ?? .qcow2, isSalvaging: isSalvaging,
             stateDirectory: configuration.stateDirectory)
         let exportVolume = arguments.asVolume
-        let started = try await start(.restore, arguments.jobID, arguments.autoDismiss) {
+        let options = JobOptions(
+            id: arguments.jobID, type: .restore, device: exportVolume,
+            autoFinalize: arguments.autoFinalize ?? true,
+            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
+            onSourceError: ErrorPolicy(arguments.onSourceError),
+            onTargetError: ErrorPolicy(arguments.onTargetError))
+        let started = try await start(options) {
             (running) async throws(BlockError) in
             let result = try await job.run(running)
             if let exportVolume { try await export(volumes.volume(exportVolume)) }
@@ -120,18 +99,20 @@ extension Agent {
         }
         try await export(overlays.makeVolume(name, over: point))
         let job = try await overlays.stream(
-            name, id: arguments.jobID, speedBytes: arguments.speed ?? 0,
-            autoDismiss: arguments.autoDismiss ?? true)
+            JobOptions(
+                id: arguments.jobID, type: .stream, device: name,
+                autoFinalize: arguments.autoFinalize ?? true,
+                autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
+                onSourceError: ErrorPolicy(arguments.onSourceError),
+                onTargetError: ErrorPolicy(arguments.onTargetError)))
         return StartedJob(jobID: job.id)
     }
 
     private func start(
-        _ type: JobType, _ id: String?, _ autoDismiss: Bool?,
+        _ options: JobOptions,
         _ body: @escaping @Sendable (Job) async throws(BlockError) -> Jobs.JobResult
     ) async throws(BlockError) -> StartedJob {
-        let job = try await jobs.start(
-            id: id, type: type, autoDismiss: autoDismiss ?? true, body)
-        return StartedJob(jobID: job.id)
+        StartedJob(jobID: try await jobs.start(options, body).id)
     }
 }
 

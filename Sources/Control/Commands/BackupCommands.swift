@@ -23,6 +23,13 @@ package enum VolumeBackup: ControlCommand {
         package var speed: UInt64?
         /// Whether a repository with too little room is refused. Absent: true.
         package var checkSpace: Bool?
+        /// What it does about a source that cannot be read. Absent: report.
+        package var onSourceError: OnError?
+        /// What it does about a target that cannot be written. Absent: report.
+        package var onTargetError: OnError?
+        /// Whether it ends by itself once its work is done, and not only with `job-finalize`.
+        /// Absent: true.
+        package var autoFinalize: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
@@ -48,6 +55,9 @@ package enum VolumeBackup: ControlCommand {
             case checkSpace = "check-space"
             case jobID = "job-id"
             case autoDismiss = "auto-dismiss"
+            case autoFinalize = "auto-finalize"
+            case onSourceError = "on-source-error"
+            case onTargetError = "on-target-error"
         }
     }
 }
@@ -64,6 +74,11 @@ package enum PointVerify: ControlCommand {
         /// Absent: all points of `repository`.
         package var points: [String]?
         package var repository: String?
+        /// Bytes per second; 0 or absent is unlimited.
+        package var speed: UInt64?
+        /// Whether it ends by itself once its work is done, and not only with `job-finalize`.
+        /// Absent: true.
+        package var autoFinalize: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
@@ -78,9 +93,10 @@ package enum PointVerify: ControlCommand {
         }
 
         private enum CodingKeys: String, CodingKey {
-            case points, repository
+            case points, repository, speed
             case jobID = "job-id"
             case autoDismiss = "auto-dismiss"
+            case autoFinalize = "auto-finalize"
         }
     }
 }
@@ -108,6 +124,13 @@ package enum PointRestore: ControlCommand {
         package var salvage: Bool?
         /// Bytes per second; 0 or absent is unlimited.
         package var speed: UInt64?
+        /// What it does about a source that cannot be read. Absent: report.
+        package var onSourceError: OnError?
+        /// What it does about a target that cannot be written. Absent: report.
+        package var onTargetError: OnError?
+        /// Whether it ends by itself once its work is done, and not only with `job-finalize`.
+        /// Absent: true.
+        package var autoFinalize: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
@@ -132,6 +155,9 @@ package enum PointRestore: ControlCommand {
             case jobID = "job-id"
             case asVolume = "as-volume"
             case autoDismiss = "auto-dismiss"
+            case autoFinalize = "auto-finalize"
+            case onSourceError = "on-source-error"
+            case onTargetError = "on-target-error"
         }
     }
 }

@@ -2,10 +2,16 @@
 package enum ControlEvent: String, Sendable, CaseIterable {
     /// A job went into another state.
     case jobStatusChange = "JOB_STATUS_CHANGE"
+    /// A block job has brought source and target in step and keeps them so until it is told to end.
+    case blockJobReady = "BLOCK_JOB_READY"
     /// A block job ended by itself; `error` says if badly.
     case blockJobCompleted = "BLOCK_JOB_COMPLETED"
     /// A block job was given up.
     case blockJobCancelled = "BLOCK_JOB_CANCELLED"
+    /// A request of a block job failed.
+    case blockJobError = "BLOCK_JOB_ERROR"
+    /// A block job has done its work and waits for `job-finalize`.
+    case blockJobPending = "BLOCK_JOB_PENDING"
     /// A guest's request failed.
     case blockIOError = "BLOCK_IO_ERROR"
     /// An export is gone, and every client of it.
@@ -16,7 +22,9 @@ package enum ControlEvent: String, Sendable, CaseIterable {
     var dataType: any Decodable.Type {
         switch self {
         case .jobStatusChange: JobStatusChange.self
-        case .blockJobCompleted, .blockJobCancelled: BlockJobEnded.self
+        case .blockJobReady, .blockJobCompleted, .blockJobCancelled: BlockJobMoment.self
+        case .blockJobError: BlockJobErrorData.self
+        case .blockJobPending: BlockJobPendingData.self
         case .blockIOError: BlockIOErrorData.self
         case .blockExportDeleted: BlockExportDeletedData.self
         case .shutdown: ShutdownData.self
@@ -32,32 +40,6 @@ package struct JobStatusChange: Codable, Sendable, Equatable {
     package init(id: String, status: JobStatus) {
         self.id = id
         self.status = status
-    }
-}
-
-/// Data of BLOCK_JOB_COMPLETED and BLOCK_JOB_CANCELLED.
-package struct BlockJobEnded: Codable, Sendable, Equatable {
-    package var type: String
-    /// The job's id.
-    package var device: String
-    /// Bytes in all.
-    package var len: UInt64
-    /// Bytes done.
-    package var offset: UInt64
-    /// Bytes per second; 0 is unlimited.
-    package var speed: UInt64
-    package var error: String?
-
-    package init(
-        type: String, device: String, len: UInt64, offset: UInt64, speed: UInt64,
-        error: String? = nil
-    ) {
-        self.type = type
-        self.device = device
-        self.len = len
-        self.offset = offset
-        self.speed = speed
-        self.error = error
     }
 }
 

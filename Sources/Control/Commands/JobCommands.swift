@@ -1,9 +1,12 @@
+// What is asked of jobs by QEMU's newer names, which are for jobs of all kinds; the older ones are in
+// `BlockJobCommands`.
+
 /// Describes the jobs.
 package enum QueryJobs: ControlCommand {
     package typealias Result = [JobInfo]
 
     package static let name = "query-jobs"
-    package static let summary = "all jobs, or one"
+    package static let summary = "all jobs, newest first, or one"
 
     package struct Arguments: Codable, Sendable {
         package var id: String?
@@ -12,13 +15,49 @@ package enum QueryJobs: ControlCommand {
     }
 }
 
-/// Gives a job up.
+/// Makes a job wait at its next pause point.
+package enum JobPause: ControlCommand {
+    package typealias Arguments = JobReference
+    package typealias Result = Nothing
+
+    package static let name = "job-pause"
+    package static let summary = "make a job wait"
+}
+
+/// Lets a job go on that a user, or an error, has paused.
+package enum JobResume: ControlCommand {
+    package typealias Arguments = JobReference
+    package typealias Result = Nothing
+
+    package static let name = "job-resume"
+    package static let summary = "let a paused job go on"
+}
+
+/// Gives a job up, by force.
 package enum JobCancel: ControlCommand {
     package typealias Arguments = JobReference
     package typealias Result = Nothing
 
     package static let name = "job-cancel"
-    package static let summary = "give a job up"
+    package static let summary = "give a job up at once"
+}
+
+/// Has a job that is ready do what it is for: a mirror pivots.
+package enum JobComplete: ControlCommand {
+    package typealias Arguments = JobReference
+    package typealias Result = Nothing
+
+    package static let name = "job-complete"
+    package static let summary = "end a job that is ready"
+}
+
+/// Ends a job that has done its work and waits for this, and those of its transaction.
+package enum JobFinalize: ControlCommand {
+    package typealias Arguments = JobReference
+    package typealias Result = Nothing
+
+    package static let name = "job-finalize"
+    package static let summary = "end a pending job"
 }
 
 /// Forgets a concluded job.
@@ -35,52 +74,4 @@ package struct JobReference: Codable, Sendable, Equatable {
     package var id: String
 
     package init(id: String) { self.id = id }
-}
-
-/// QEMU's states of a job.
-package enum JobStatus: String, Codable, Sendable, CaseIterable {
-    case undefined, created, running, paused, ready, standby, waiting, pending, aborting
-    case concluded, null
-}
-
-/// One job. The members up to `error` are QEMU's.
-package struct JobInfo: Codable, Sendable {
-    package var id: String
-    /// "backup", "verify", "restore".
-    package var type: String
-    package var status: JobStatus
-    /// Bytes.
-    package var currentProgress: UInt64
-    /// Bytes; an estimate that may grow.
-    package var totalProgress: UInt64
-    /// Why it failed; a concluded job without it succeeded.
-    package var error: String?
-    package var errorReason: ControlErrorReason?
-    /// The volumes concerned.
-    package var volumes: [String]?
-    /// Of a concluded job: a `JobResult`.
-    package var result: JSONValue?
-
-    package init(
-        id: String, type: String, status: JobStatus, currentProgress: UInt64,
-        totalProgress: UInt64, error: String? = nil, errorReason: ControlErrorReason? = nil,
-        volumes: [String]? = nil, result: JSONValue? = nil
-    ) {
-        self.id = id
-        self.type = type
-        self.status = status
-        self.currentProgress = currentProgress
-        self.totalProgress = totalProgress
-        self.error = error
-        self.errorReason = errorReason
-        self.volumes = volumes
-        self.result = result
-    }
-
-    private enum CodingKeys: String, CodingKey {
-        case id, type, status, error, volumes, result
-        case currentProgress = "current-progress"
-        case totalProgress = "total-progress"
-        case errorReason = "error-reason"
-    }
 }

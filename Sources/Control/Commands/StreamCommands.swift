@@ -7,11 +7,18 @@ package enum BlockStream: ControlCommand {
     package static let summary = "make a volume depend on no other image"
 
     package struct Arguments: Codable, Sendable {
+        /// Absent: the volume's name.
         package var jobID: String?
         /// The volume.
         package var device: String
         /// Bytes per second; 0 or absent is unlimited.
         package var speed: UInt64?
+        /// What it does about a point that cannot be read or a volume that cannot be written.
+        /// Absent: report.
+        package var onError: OnError?
+        /// Whether it ends by itself once its work is done, and not only with `job-finalize`.
+        /// Absent: true.
+        package var autoFinalize: Bool?
         /// Absent: true.
         package var autoDismiss: Bool?
 
@@ -28,6 +35,8 @@ package enum BlockStream: ControlCommand {
             case device, speed
             case jobID = "job-id"
             case autoDismiss = "auto-dismiss"
+            case autoFinalize = "auto-finalize"
+            case onError = "on-error"
         }
     }
 }

@@ -90,18 +90,50 @@ package final class Qcow2Writer: Sendable {
     package var storedBytes: UInt64 { state.withLock { $0.storedBytes } }
 
     /// Stores `source` at `guestOffset`, a multiple of the cluster size, as is its length unless it
-    /// ends where the image does. Each cluster may be written once.
-    package func write(at guestOffset: UInt64, from source: BufferSlice) async throws(BlockError) {
-        try await pool.run { [self] () throws(BlockError) in
-            let range = ByteRange(offset: guestOffset, lengthBytes: UInt64(source.count))
-            try check(range, "write")
-            guard !range.isEmpty else { return }
-            if isCompressing {
-                try compress(source, at: guestOffset)
-            } else {
-                try store(source, at: guestOffset)
+    /// ends where the image does. Each cluster may be written once. If data cannot be written, `retry`
+    /// returns to have that tried again, or throws.
+    package func write(
+        at guestOffset: UInt64, from source: BufferSlice,
+        retry: (@Sendable (BlockError) async throws(BlockError) -> Void)? = nil
+    ) async throws(BlockError) {
+        let range = ByteRange(offset: guestOffset, lengthBytes: UInt64(source.count))
+        try check(range, "write")
+        var progress = Progress()
+        while progress.doneBytes < source.count {
+            let begun = progress
+            let (reached, failure) = try await pool.run {
+                [self] () throws(BlockError) -> (Progress, BlockError?) in
+                var progress = begun
+                do throws(BlockError) {
+                    try write(source, at: guestOffset, &progress)
+                    return (progress, nil)
+                } catch {
+                    guard progress.unwritten != nil else { throw error }
+                    return (progress, error)
+                }
             }
+            progress = reached
+            guard let failure else { return }
+            guard let retry else { throw failure }
+            try await retry(failure)
         }
+    }
+
+    /// How far a write has come.
+    private struct Progress {
+        var doneBytes = 0
+        /// What has its place, but could not be written to it.
+        var unwritten: PlacedData?
+    }
+
+    /// Data that has its place in the file, and in the tables.
+    private struct PlacedData {
+        let file: any StorageFile
+        let host: UInt64
+        let data: BufferSlice
+        /// What it is of the source.
+        let sourceBytes: Int
+        let writeback: ByteRange?
     }
 
     /// Makes `range`, of whole clusters or up to the end, read as zeroes whatever the backing
@@ -150,10 +182,38 @@ package final class Qcow2Writer: Sendable {
         return file
     }
 
-    private func store(_ source: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
+    private func write(
+        _ source: BufferSlice, at guestOffset: UInt64, _ progress: inout Progress
+    ) throws(BlockError) {
+        if progress.unwritten != nil { try put(&progress) }
+        let rest = source.slice(progress.doneBytes, source.count - progress.doneBytes)
+        guard rest.count > 0 else { return }
+        let offset = guestOffset + UInt64(progress.doneBytes)
+        if isCompressing {
+            try compress(rest, at: offset, &progress)
+        } else {
+            progress.unwritten = try place(rest, at: offset)
+            try put(&progress)
+        }
+    }
+
+    /// Writes what has its place.
+    private func put(_ progress: inout Progress) throws(BlockError) {
+        guard let placed = progress.unwritten else { return }
+        try turn.withLock { (_) throws(BlockError) in
+            try placed.file.write(at: placed.host, from: placed.data.readOnlyBytes)
+        }
+        progress.unwritten = nil
+        progress.doneBytes += placed.sourceBytes
+        if let writeback = placed.writeback { placed.file.startWriteback(writeback) }
+    }
+
+    /// Gives data as it is a place.
+    private func place(
+        _ source: BufferSlice, at guestOffset: UInt64
+    ) throws(BlockError) -> PlacedData {
         let count = geometry.clusters(for: UInt64(source.count))
-        let (file, host, writeback) = try state.withLock {
-            (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
+        return try state.withLock { (state) throws(BlockError) -> PlacedData in
             let file = try openFile(state)
             let first = state.nextCluster
             state.nextCluster += count
@@ -163,16 +223,16 @@ package final class Qcow2Writer: Sendable {
                 entry: { index in
                     (first + UInt64(index)) << UInt64(geometry.clusterBits) | Qcow2Layout.copied
                 })
-            return (file, first << UInt64(geometry.clusterBits), nextWriteback(&state))
+            return PlacedData(
+                file: file, host: first << UInt64(geometry.clusterBits), data: source,
+                sourceBytes: source.count, writeback: nextWriteback(&state))
         }
-        try turn.withLock { (_) throws(BlockError) in
-            try file.write(at: host, from: source.readOnlyBytes)
-        }
-        if let writeback { file.startWriteback(writeback) }
     }
 
     /// Stores each cluster of `source` in compressed form, where that is shorter.
-    private func compress(_ source: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
+    private func compress(
+        _ source: BufferSlice, at guestOffset: UInt64, _ progress: inout Progress
+    ) throws(BlockError) {
         let clusterBytes = Int(geometry.clusterBytes)
         let idle = state.withLock { $0.compressors.popLast() }
         let compressor: ClusterCompressor
@@ -190,29 +250,30 @@ package final class Qcow2Writer: Sendable {
             if let count = compressor.pack(
                 cluster.padded(to: clusterBytes).readOnlyBytes, into: packed.bytes)
             {
-                try storePacked(packed.slice(0, count), at: offset)
+                progress.unwritten = try placePacked(
+                    packed.slice(0, count), of: cluster, at: offset)
             } else {
-                try store(cluster, at: offset)
+                progress.unwritten = try place(cluster, at: offset)
             }
+            try put(&progress)
             done += cluster.count
         }
     }
 
-    private func storePacked(_ form: BufferSlice, at guestOffset: UInt64) throws(BlockError) {
-        let (file, host, writeback) = try state.withLock {
-            (state) throws(BlockError) -> (any StorageFile, UInt64, ByteRange?) in
+    private func placePacked(
+        _ form: BufferSlice, of cluster: BufferSlice, at guestOffset: UInt64
+    ) throws(BlockError) -> PlacedData {
+        try state.withLock { (state) throws(BlockError) -> PlacedData in
             let file = try openFile(state)
             let (host, entry) = try placePacked(form.count, &state)
             state.storedBytes += UInt64(form.count)
             try state.tables.map(
                 from: guestOffset, count: 1, nextCluster: &state.nextCluster,
                 entry: { _ in entry })
-            return (file, host, nextWriteback(&state))
+            return PlacedData(
+                file: file, host: host, data: form, sourceBytes: cluster.count,
+                writeback: nextWriteback(&state))
         }
-        try turn.withLock { (_) throws(BlockError) in
-            try file.write(at: host, from: form.readOnlyBytes)
-        }
-        if let writeback { file.startWriteback(writeback) }
     }
 
     /// Finds room for a compressed form of `count` bytes: behind the last one if there is any left

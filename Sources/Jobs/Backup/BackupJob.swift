@@ -1,6 +1,4 @@
-import Bitmaps
 package import BlockCore
-import Catalog
 package import Repository
 package import Volumes
 
@@ -31,8 +29,6 @@ package struct BackupJob: Sendable {
     package var bitmapName: String?
     /// How clusters are stored; nil for as they are.
     package var compression: PointCompression?
-    /// Bytes per second that the copy may read, 0 for no limit.
-    package var speedBytes: UInt64
     package var fleece: FleeceLimits
     /// Whether a repository that has too little room for what is to come is refused.
     package var checksSpace: Bool
@@ -41,8 +37,8 @@ package struct BackupJob: Sendable {
 
     package init(
         volumes: [Volume], repository: AttachedRepository, level: BackupLevel,
-        bitmapName: String? = nil, compression: PointCompression? = nil, speedBytes: UInt64 = 0,
-        fleece: FleeceLimits, checksSpace: Bool = true,
+        bitmapName: String? = nil, compression: PointCompression? = nil, fleece: FleeceLimits,
+        checksSpace: Bool = true,
         leaveUnsettled: @escaping @Sendable (FrozenBitmap) async -> Void
     ) {
         self.volumes = volumes
@@ -50,7 +46,6 @@ package struct BackupJob: Sendable {
         self.level = level
         self.bitmapName = bitmapName
         self.compression = compression
-        self.speedBytes = speedBytes
         self.fleece = fleece
         self.checksSpace = checksSpace
         self.leaveUnsettled = leaveUnsettled
@@ -58,46 +53,31 @@ package struct BackupJob: Sendable {
 
     /// Makes the points. If some of several fail, the others are made nevertheless.
     package func run(_ job: Job) async throws(BlockError) -> JobResult {
+        let frozen = try await freeze(try await plan(job))
+        var outcomes: [Result<PointMaking.Made, BlockError>] = []
+        for making in frozen.makings(job) { outcomes.append(await making.result()) }
+        return try await frozen.end(outcomes, job)
+    }
+
+    /// Decides what the points shall be. Nothing has been touched yet.
+    package func plan(_ job: Job) async throws(BlockError) -> PlannedBackup {
         let plans = try await Detachment.run(on: repository.repository.location) {
             () async throws(BlockError) in
             try await makePlans(job)
         }
         try job.checkCancelled()
-        let (frozen, instant) = try await Freeze.take(plans.map(freezeRequest))
+        return PlannedBackup(
+            backup: self, plans: plans, group: plans.count > 1 ? try PointID() : nil)
+    }
 
-        let group = volumes.count > 1 ? try PointID() : nil
-        let limiter = RateLimiter(bytesPerSecond: speedBytes)
-        var made: [PointMaking.Made] = []
-        var failures: [JobFailure] = []
-        for (plan, volume) in zip(plans, frozen) {
-            job.expect(volume.dirty?.dirtyBytes ?? plan.volume.lengthBytes)
-            let making = PointMaking(
-                plan: plan, frozen: volume, instant: instant, group: group,
-                repository: repository, compression: compression, limiter: limiter, job: job)
-            do throws(BlockError) {
-                let result = try await making.run()
-                made.append(result)
-                if let failure = result.failure {
-                    failures.append(JobFailure(subject: plan.volume.name, error: failure))
-                }
-            } catch {
-                failures.append(JobFailure(subject: plan.volume.name, error: error))
-            }
-        }
-        for left in frozen.map(\.bitmap) where left.isFrozen { await leaveUnsettled(left) }
-        if made.isEmpty, let failure = failures.first { throw failure.error }
-        if let group, made.count == volumes.count {
-            do throws(BlockError) {
-                try await commit(group, of: made.map(\.manifest), instant, job)
-            } catch {
-                failures.append(JobFailure(subject: "group \(group)", error: error))
-            }
-        }
-        return .backup(made.map(\.outcome), failures: failures)
+    private func freeze(_ planned: PlannedBackup) async throws(BlockError) -> FrozenBackup {
+        let (volumes, instant) = try await Freeze.take(planned.freezes)
+        return FrozenBackup(planned, volumes, instant)
     }
 
     private func makePlans(_ job: Job) async throws(BlockError) -> [BackupPlan] {
-        let planner = BackupPlanner(repository: repository, level: level, bitmapName: bitmapName)
+        let planner = BackupPlanner(
+            repository: repository, level: level, bitmapName: bitmapName)
         var plans: [BackupPlan] = []
         for volume in volumes {
             try job.checkCancelled()
@@ -108,32 +88,5 @@ package struct BackupJob: Sendable {
                 .check(plans, job)
         }
         return plans
-    }
-
-    /// The last step of a group: with this manifest its points are one.
-    private func commit(
-        _ group: PointID, of members: [Manifest], _ instant: FreezeInstant, _ job: Job
-    ) async throws(BlockError) {
-        let manifest = GroupManifest(
-            group: group, time: instant.time, durationMicroseconds: instant.heldFor.microseconds,
-            members: members)
-        try await Detachment.run(on: repository.repository.location) {
-            [repository] () async throws(BlockError) in
-            try job.checkCancelled()
-            try await repository.repository.commitGroup(manifest)
-        }
-    }
-
-    private func freezeRequest(_ plan: BackupPlan) -> FreezeRequest {
-        let parent = plan.basis == .bitmap ? plan.parent : nil
-        return FreezeRequest(
-            volume: plan.volume, bitmapName: plan.bitmapName,
-            granularityBytes: plan.granularityBytes,
-            point: PointReference(
-                repositoryID: repository.id, pointID: plan.pointID.text),
-            parent: parent.map {
-                PointReference(repositoryID: repository.id, pointID: $0.point.text)
-            },
-            fleece: fleece)
     }
 }

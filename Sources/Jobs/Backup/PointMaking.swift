@@ -13,8 +13,9 @@ struct PointMaking {
     let group: PointID?
     let repository: AttachedRepository
     let compression: PointCompression?
-    let limiter: RateLimiter
     let job: Job
+    /// Where it waits before it publishes the point; nil if it does not.
+    let gate: CommitGate?
 
     /// A point that was made.
     struct Made {
@@ -86,7 +87,10 @@ struct PointMaking {
 
     private func makePoint(noting changed: DirtyBitmap) async throws(BlockError) -> Manifest {
         try job.checkCancelled()
-        let writer = try await repository.repository.beginPoint(pointPlan)
+        let writer = try await repository.repository.beginPoint(pointPlan) {
+            [job] (error) throws(BlockError) in
+            try await job.retry(error, isRead: false)
+        }
         do throws(BlockError) {
             try await copy(to: writer, noting: changed)
             try job.checkCancelled()
@@ -95,7 +99,8 @@ struct PointMaking {
                     worstWriteDelayMicroseconds: frozen.point.worstWriteDelay.microseconds,
                     keptBytes: frozen.point.keptBytes))
             let volume = plan.volume
-            return try await writer.commit { [job] () async throws(BlockError) in
+            return try await writer.commit { [job, gate] () async throws(BlockError) in
+                try await gate?.pass()
                 // A cancelled job may be waited for no longer, and its volume be closed.
                 try job.checkCancelled()
                 if !Mutant.promoteWithoutSourceFlush.isActive { try await volume.flush() }
@@ -120,7 +125,7 @@ struct PointMaking {
     ) async throws(BlockError) {
         let source = PointSource(
             point: frozen.point, comparison: comparison(for: writer), changed: changed,
-            limiter: limiter)
+            job: job)
         var parent: ContentCursor?
         if plan.basis == .comparison, let manifest = plan.parent {
             parent = try await repository.repository.openContent(of: manifest.point)
@@ -153,7 +158,7 @@ private struct PointSource: Sendable {
     let comparison: CellComparison?
     /// Where what differs is marked.
     let changed: DirtyBitmap
-    let limiter: RateLimiter
+    let job: Job
 
     func copy(_ piece: Piece, to writer: any PointWriter) async throws(BlockError) {
         if let failure = point.failure { throw failure }
@@ -176,8 +181,10 @@ private struct PointSource: Sendable {
         while offset < piece.range.end {
             let step = ByteRange(offset: offset, end: min(offset + stepBytes, piece.range.end))
             let content = BufferPool.shared.take(Int(stepBytes)).prefix(Int(step.lengthBytes))
-            try await limiter.admit(step.lengthBytes)
-            try await point.read(step, into: content)
+            try await job.admit(step.lengthBytes)
+            try await point.read(step, into: content) { (error) throws(BlockError) in
+                try await job.retry(error, isRead: true)
+            }
             for range in differences(of: content, at: step, piece) {
                 let part = content.slice(
                     Int(range.offset - step.offset), Int(range.lengthBytes))

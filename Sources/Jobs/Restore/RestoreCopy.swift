@@ -30,7 +30,6 @@ final class RestoreCopy: Sendable {
 
     private let reader: PointReader
     private let destination: RestoreDestination
-    private let limiter: RateLimiter
     private let job: Job
     private let state = Mutex(State())
     /// The kernel lets one write into a file at a time, and those that wait for it spin: better that
@@ -40,11 +39,10 @@ final class RestoreCopy: Sendable {
     private let keptBytes = Counter()
 
     init(
-        _ reader: PointReader, to destination: RestoreDestination, speedBytes: UInt64, _ job: Job
+        _ reader: PointReader, to destination: RestoreDestination, _ job: Job
     ) {
         self.reader = reader
         self.destination = destination
-        limiter = RateLimiter(bytesPerSecond: speedBytes)
         self.job = job
     }
 
@@ -56,9 +54,11 @@ final class RestoreCopy: Sendable {
 
     /// Copies everything. On failure what was copied is flushed and noted, for another run.
     func run() async throws(BlockError) {
-        await withTaskGroup(of: Void.self) { group in
-            for _ in 0..<Self.workerCount {
-                group.addTask(executorPreference: IOPool.background) { await self.work() }
+        try await job.withTasks(Self.workerCount) { () async throws(BlockError) in
+            await withTaskGroup(of: Void.self) { group in
+                for _ in 0..<Self.workerCount {
+                    group.addTask(executorPreference: IOPool.background) { await self.work() }
+                }
             }
         }
         if let failure = state.withLock({ $0.failure }) {
@@ -79,9 +79,10 @@ final class RestoreCopy: Sendable {
     }
 
     private func work() async {
+        defer { job.endTask() }
         do throws(BlockError) {
             while let piece = try take() {
-                try job.checkCancelled()
+                try await job.pausePoint()
                 let lost = try await copy(piece)
                 job.advance(by: piece.range.lengthBytes)
                 if done(piece, lost) { try await checkpoint() }
@@ -134,14 +135,18 @@ final class RestoreCopy: Sendable {
         let content = BufferPool.shared.take(Int(piece.range.lengthBytes))
             .prefix(Int(piece.range.lengthBytes))
         if piece.range.end <= destination.journal.flushedBytes {
-            try await destination.device.read(at: piece.range.offset, into: content)
+            try await job.insist(isRead: false) { () throws(BlockError) in
+                try await destination.device.read(at: piece.range.offset, into: content)
+            }
             if reader.matches(piece, content) {
                 keptBytes.add(piece.range.lengthBytes)
                 return reader.doubts(about: piece)
             }
         }
-        try await limiter.admit(piece.range.lengthBytes)
-        let lost = try await reader.read(piece, into: content)
+        try await job.admit(piece.range.lengthBytes)
+        let lost = try await job.insist(isRead: true) { () throws(BlockError) in
+            try await reader.read(piece, into: content)
+        }
         try await write(content, at: piece.range.offset, hasOldData: hasOldData)
         return lost
     }
@@ -156,7 +161,7 @@ final class RestoreCopy: Sendable {
             let extents = try await destination.device.allExtents(in: piece.range)
             if extents.allSatisfy(\.isZero) { return }
         }
-        try await destination.device.writeZeroes(piece.range, mayUnmap: true)
+        try await writeZeroes(piece.range)
     }
 
     private func write(
@@ -169,7 +174,9 @@ final class RestoreCopy: Sendable {
             }
             let part = content.slice(run.lowerBound, run.count)
             let place = offset + UInt64(run.lowerBound)
-            try await store(part, at: place)
+            try await job.insist(isRead: false) { () throws(BlockError) in
+                try await store(part, at: place)
+            }
             writtenBytes.add(UInt64(run.count))
             position = run.upperBound
         }
@@ -188,9 +195,14 @@ final class RestoreCopy: Sendable {
         from start: Int, to end: Int, after offset: UInt64
     ) async throws(BlockError) {
         guard start < end else { return }
-        try await destination.device.writeZeroes(
-            ByteRange(offset: offset + UInt64(start), lengthBytes: UInt64(end - start)),
-            mayUnmap: true)
+        try await writeZeroes(
+            ByteRange(offset: offset + UInt64(start), lengthBytes: UInt64(end - start)))
+    }
+
+    private func writeZeroes(_ range: ByteRange) async throws(BlockError) {
+        try await job.insist(isRead: false) { () throws(BlockError) in
+            try await destination.device.writeZeroes(range, mayUnmap: true)
+        }
     }
 }
 

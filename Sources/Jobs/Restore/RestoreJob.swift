@@ -30,21 +30,18 @@ package struct RestoreJob: Sendable {
     package var format: ImageFormat
     /// Whether to restore what is left of a damaged chain, and list the rest.
     package var isSalvaging: Bool
-    /// Bytes per second that it may copy, 0 for no limit.
-    package var speedBytes: UInt64
     /// Where the journals of exports are.
     package var stateDirectory: String
 
     package init(
         repository: AttachedRepository, pointID: PointID, target: Target, format: ImageFormat,
-        isSalvaging: Bool = false, speedBytes: UInt64 = 0, stateDirectory: String
+        isSalvaging: Bool = false, stateDirectory: String
     ) {
         self.repository = repository
         self.pointID = pointID
         self.target = target
         self.format = format
         self.isSalvaging = isSalvaging
-        self.speedBytes = speedBytes
         self.stateDirectory = stateDirectory
     }
 
@@ -157,7 +154,7 @@ package struct RestoreJob: Sendable {
     private func copy(
         _ reader: PointReader, to destination: RestoreDestination, _ job: Job
     ) async throws(BlockError) -> RestoreOutcome {
-        let copy = RestoreCopy(reader, to: destination, speedBytes: speedBytes, job)
+        let copy = RestoreCopy(reader, to: destination, job)
         do throws(BlockError) {
             try await copy.run()
             try await destination.finish(hasLosses: !copy.lost.isEmpty)

@@ -5,7 +5,7 @@ import Control
 struct JobListCommand: ClientCommand {
     static let configuration = CommandConfiguration(
         commandName: "list",
-        abstract: "List the jobs.",
+        abstract: "List the jobs, newest last.",
         discussion: """
             Example:
               tidemark job list
@@ -15,6 +15,6 @@ struct JobListCommand: ClientCommand {
 
     func run(_ agent: AgentSession) async throws {
         let jobs = try await agent.execute(QueryJobs.self, .init())
-        try agent.console.result(jobs) { JobText.table(jobs) }
+        try agent.console.result(jobs) { JobText.table(jobs.reversed()) }
     }
 }

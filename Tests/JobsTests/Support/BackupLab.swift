@@ -81,19 +81,19 @@ final class BackupLab: Sendable {
     /// A backup of the first `volumeCount` volumes.
     func backup(
         _ level: Jobs.BackupLevel = .auto, volumeCount: Int = 1, bitmap: String? = nil,
-        compression: PointCompression? = nil, speedBytes: UInt64 = 0,
-        fleece: FleeceLimits? = nil
+        compression: PointCompression? = nil, fleece: FleeceLimits? = nil
     ) -> BackupJob {
         BackupJob(
             volumes: Array(volumes.prefix(volumeCount)), repository: repository, level: level,
-            bitmapName: bitmap, compression: compression, speedBytes: speedBytes,
+            bitmapName: bitmap, compression: compression,
             fleece: fleece ?? FleeceLimits(directory: directory.path),
             leaveUnsettled: { bitmap in self.unsettled.withLock { $0.append(bitmap) } })
     }
 
     /// Starts a job for `backup`.
-    func start(_ backup: BackupJob) async throws -> Job {
-        try await jobs.start(id: nil, type: .backup, autoDismiss: false, backup.run)
+    func start(_ backup: BackupJob, speedBytes: UInt64 = 0) async throws -> Job {
+        try await jobs.start(
+            JobOptions(type: .backup, autoDismiss: false, speedBytes: speedBytes), backup.run)
     }
 
     /// Settles what earlier failures left, then runs `backup`. What it made is returned, and why

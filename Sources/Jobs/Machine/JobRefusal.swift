@@ -1,0 +1,28 @@
+/// Why a job does not do what was asked of it. Its text is QEMU's, since programs match on it.
+package enum JobRefusal: Error, Sendable, Equatable {
+    case noSuchJob(String)
+    case wrongState(String, JobStatus, JobVerb)
+    case alreadyPaused
+    case notPaused
+    /// Only a forced cancel ends a job that a user has paused.
+    case cannotCancelPaused(String)
+    case cannotComplete(String)
+    case cannotChange
+}
+
+extension JobRefusal: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .noSuchJob: "Job not found"
+        case .wrongState(let id, let status, let verb):
+            "Job '\(id)' in state '\(status.rawValue)' cannot accept command verb "
+                + "'\(verb.rawValue)'"
+        case .alreadyPaused: "Job is already paused"
+        case .notPaused: "Can't resume a job that was not paused"
+        case .cannotCancelPaused(let id):
+            "The block job for device '\(id)' is currently paused"
+        case .cannotComplete(let id): "The active block job '\(id)' cannot be completed"
+        case .cannotChange: "Job type does not support change"
+        }
+    }
+}

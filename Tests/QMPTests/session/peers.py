@@ -1,0 +1,164 @@
+"""The two programs that the session is held with, each as the same few things to do."""
+
+import asyncio
+import os
+import subprocess
+
+from qemu.qmp import ExecuteError, QMPClient
+
+DISK_BYTES = 8 << 20
+
+
+class Peer:
+    """A program with a control socket, a disk called `disk`, and somewhere to back it up to."""
+
+    def __init__(self, folder, executable):
+        self.folder = folder
+        self.executable = executable
+        self.client = QMPClient("session")
+        self.process = None
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def make_file(self, name, content=True):
+        with open(self.path(name), "wb") as file:
+            if content:
+                for index in range(DISK_BYTES >> 16):
+                    file.write(bytes([index % 251 + 1]) * (1 << 16))
+            file.truncate(DISK_BYTES)
+        return self.path(name)
+
+    async def start(self):
+        os.makedirs(self.folder)
+        log = open(self.path("log"), "wb")
+        self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+        for _ in range(3000):
+            if os.path.exists(self.socket()) and await self.connect():
+                await self.prepare()
+                return
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.01)
+        raise RuntimeError(f"{self.executable} does not answer: {self.log()}")
+
+    async def connect(self):
+        try:
+            await self.client.connect(self.socket())
+            return True
+        except Exception:  # It is not listening yet.
+            return False
+
+    async def stop(self):
+        try:
+            await self.execute("quit")
+            await self.client.disconnect()
+        except Exception:  # It has gone before it could say so.
+            pass
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def log(self):
+        with open(self.path("log"), errors="replace") as file:
+            return file.read()
+
+    def without_drain(self, story):
+        """The events of a job without those of a pause that nobody asked for."""
+        return story
+
+    async def execute(self, name, arguments=None):
+        return await self.client.execute(name, arguments or {})
+
+
+class Agent(Peer):
+    """Tidemark's agent."""
+
+    name = "tidemark"
+
+    def command(self):
+        return [self.executable, "--state", self.path("state"), "agent"]
+
+    def socket(self):
+        return self.path("state/control.sock")
+
+    async def prepare(self):
+        self.make_file("disk.raw")
+        await self.execute(
+            "volume-import", {"name": "disk", "file": self.path("disk.raw"), "format": "raw"})
+        self.make_file("other.raw", content=False)
+        await self.execute(
+            "volume-import", {"name": "other", "file": self.path("other.raw"), "format": "raw"})
+        await self.execute("repository-init", {"name": "vault", "location": self.path("vault")})
+
+    async def backup(self, options):
+        """The command and the arguments that back the disk up."""
+        arguments = {"volumes": ["disk"], "repository": "vault", "level": "full"}
+        if "bitmap" in options:
+            arguments["level"] = "auto"
+        arguments.update(options)
+        return "volume-backup", arguments
+
+
+    async def bitmaps(self):
+        found = await self.execute("query-dirty-bitmaps", {"node": "disk"})
+        # The bitmap of the repository, which every backup has that names none, is the agent's own.
+        return [bitmap for bitmap in found if bitmap["name"] != "vault"]
+
+
+class StorageDaemon(Peer):
+    """Debian's qemu-storage-daemon."""
+
+    name = "qemu"
+
+    def command(self):
+        return [
+            self.executable,
+            "--chardev", f"socket,id=control,path={self.socket()},server=on,wait=off",
+            "--monitor", "chardev=control",
+        ]
+
+    def socket(self):
+        return self.path("control.sock")
+
+    async def prepare(self):
+        self.targets = 0
+        await self.add("disk", self.make_file("disk.raw"))
+        await self.add("other", self.make_file("other.raw", content=False))
+
+    def without_drain(self, story):
+        # Whenever a job's nodes are put into place, all requests are drained, and the job with them.
+        drained = ["created", "running", "paused", "running"]
+        states = [event[-1].removeprefix("status=") for event in story]
+        kept = list(story)
+        for start in reversed(range(len(story) - 3)):
+            if states[start:start + 4] == drained:
+                del kept[start + 2:start + 4]
+        return kept
+
+    async def add(self, node, path):
+        await self.execute("blockdev-add", {
+            "driver": "raw", "node-name": node,
+            "file": {"driver": "file", "filename": path},
+        })
+
+    async def backup(self, options):
+        self.targets += 1
+        target = f"target{self.targets}"
+        await self.add(target, self.make_file(f"{target}.raw", content=False))
+        arguments = {"device": "disk", "target": target, "sync": "full"}
+        if "bitmap" in options:
+            arguments |= {"sync": "bitmap", "bitmap-mode": "on-success"}
+        arguments.update(options)
+        return "blockdev-backup", arguments
+
+    async def bitmaps(self):
+        nodes = await self.execute("query-named-block-nodes", {"flat": True})
+        disk = [node for node in nodes if node["node-name"] == "disk"][0]
+        # A backup records in an anonymous one meanwhile.
+        return [bitmap for bitmap in disk.get("dirty-bitmaps", []) if "name" in bitmap]
+
+
+__all__ = ["Agent", "StorageDaemon", "ExecuteError", "DISK_BYTES"]
