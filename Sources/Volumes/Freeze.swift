@@ -65,13 +65,21 @@ package enum Freeze {
         guard let queue = requests.first?.volume.queue else {
             throw BlockError(.invalid, "freeze", on: "no volume")
         }
-        for request in requests { try await request.volume.persistAhead() }
+        if Mutant.freezeOneByOne.isActive, requests.count > 1 {
+            return try await takeOneByOne(requests, within: deadline)
+        }
+        for request in requests {
+            try await request.volume.persistAhead()
+            if Mutant.flushBeforeFreeze.isActive { try await request.volume.flush() }
+        }
         let started = ContinuousClock.now
         let holds = try await hold(requests.map(\.volume), until: started + deadline)
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
         let nanoseconds = currentNanoseconds()
         let frozen = try await queue.run { (catalog) throws(BlockError) in
-            guard ContinuousClock.now < started + deadline else {
+            guard
+                ContinuousClock.now < started + deadline || Mutant.freezeWithoutDeadline.isActive
+            else {
                 throw BlockError(
                     .busy, "freeze", on: requests[0].volume.name,
                     detail: "the catalog was not free before the deadline; try again")
@@ -83,6 +91,18 @@ package enum Freeze {
         return (frozen, instant)
     }
 
+    /// What `Mutant.freezeOneByOne` has instead of one instant: that of the last is said to be all's.
+    private static func takeOneByOne(
+        _ requests: [FreezeRequest], within deadline: Duration
+    ) async throws(BlockError) -> (volumes: [FrozenVolume], instant: FreezeInstant) {
+        var frozen = try await take([requests[0]], deadline: deadline)
+        for request in requests.dropFirst() {
+            let next = try await take([request], deadline: deadline)
+            frozen = (frozen.volumes + next.volumes, next.instant)
+        }
+        return frozen
+    }
+
     /// Holds all volumes, in the order of their ids so that two groups cannot wait for each other.
     private static func hold(
         _ volumes: [Volume], until deadline: ContinuousClock.Instant
@@ -90,7 +110,9 @@ package enum Freeze {
         if Mutant.freezeWithoutDrain.isActive { return [] }
         var holds: [(Volume, RangeLock.Hold)] = []
         for volume in volumes.sorted(by: { $0.id < $1.id }) {
-            let rest = deadline - ContinuousClock.now
+            let rest =
+                Mutant.freezeWithoutDeadline.isActive
+                ? .seconds(3600) : deadline - ContinuousClock.now
             guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
                 for (held, hold) in holds { held.locks.release(hold) }
                 throw BlockError(
@@ -207,6 +229,9 @@ extension BitmapTable {
         }
         let successor = try transaction.freezeBitmap(
             entry.record.id, for: request.point, chunks: [], restarts: request.parent == nil)
+        if Mutant.clearAtFreeze.isActive {
+            try transaction.deleteChunks(from: 0, ofBitmap: entry.record.id)
+        }
         entry.record.pending = request.point
         entry.successor = BitmapEntry.Successor(record: successor, bits: successorBits)
         self[request.bitmapName] = entry

@@ -157,7 +157,7 @@ package final class PointInTime: Sendable {
                 (state.clearOwed(granule), state.isKeptZero(granule), state.failure)
             }
             if let failure { throw failure }
-            guard !isClaimed else { continue }
+            if isClaimed || Mutant.copyWithoutClaim.isActive { continue }
             let part = self.range(ofGranule: granule)
             let offset = Int(part.offset - range.offset)
             let destination = UnsafeMutableRawBufferPointer(
