@@ -40,13 +40,14 @@ extension Workload {
         let held = notes.note("held")
         let backup = try beginBackup([volume], level: "incremental")
         // Here it waits for the write, if it is right, and the second waits for the freeze.
-        usleep(15_000)
+        usleep(50_000)
         pending.append(try send(volume, second))
-        _ = pending[1].call.isOver(withinMilliseconds: 10)
+        _ = pending[1].call.isOver(withinMilliseconds: 20)
         machine.gates[0].open()
         try receive(pending, volume)
         try finishBackup(backup)
         windows.append(held..<notes.count)
+        decisive.append(notes.count - 1..<notes.count)
     }
 
     /// Two writes into a region that is not announced, while its announcement is being committed:
