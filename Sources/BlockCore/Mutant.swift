@@ -29,8 +29,14 @@ package enum Mutant: Int, CaseIterable, Sendable {
     case markBeforeWriteOnly
     /// A write that failed sets no bits.
     case forgetFailedWrite
+    /// The bits are set some time after the reply.
+    case markAfterReply
+    /// A discard sets no bits.
+    case discardWithoutMarking
     /// A flush does not reach the images.
     case flushNothing
+    /// Writes go on to a server after one of unknown outcome, which may yet come after them.
+    case writeAfterUnknownOutcome
 
     // The activity log.
 
@@ -42,13 +48,21 @@ package enum Mutant: Int, CaseIterable, Sendable {
     case retireWithoutChunks
     /// After a crash the announced regions are not marked.
     case forgetLogAfterCrash
+    /// After a crash the log is emptied before the bits that stand for it are durable.
+    case emptyLogAtOpen
 
     // Bitmaps.
 
     /// A freeze does not wait for the writes in flight.
     case freezeWithoutDrain
+    /// The volumes of a group are frozen one after the other.
+    case freezeOneByOne
+    /// A freeze waits for the writes in flight however long they take.
+    case freezeWithoutDeadline
     /// A freeze empties the log without committing the chunks.
     case freezeWithoutChunks
+    /// The start of a backup gives up what its bitmap had, as if the point were sure to come.
+    case clearAtFreeze
     /// A bitmap is disabled without committing its chunks.
     case disableWithoutChunks
     /// A merge commits nothing of what it added.
@@ -59,11 +73,26 @@ package enum Mutant: Int, CaseIterable, Sendable {
     case dropFrozenOnFailure
     /// A point is published without flushing its source.
     case promoteWithoutSourceFlush
+    /// The source is flushed before the freeze has drained its writes, and not again.
+    case flushBeforeFreeze
+
+    // Content.
+
+    /// The copy of a backup takes what it read though a write has kept the old content since.
+    case copyWithoutClaim
+    /// A backup leaves zeroes out.
+    case dropZeroes
+    /// A stream stores what it read though a guest has written there since.
+    case streamOverNewer
     /// What a volume gained by growing is not marked.
     case growWithoutMarking
+    /// A volume that grows shows what its image still holds of what was cut off.
+    case growOverRemnant
 
     // Trust.
 
+    /// Images are opened without a lock.
+    case openWithoutLock
     /// Images that something else has written are believed.
     case trustChangedImage
     /// After a power loss the bitmaps of a volume of durability "process" are believed.

@@ -45,7 +45,9 @@ final class NBDSession: Sendable {
     /// Why `operation` must not be issued; nil if it may.
     func refusal(of operation: NBDOperation) -> BlockError? {
         state.withLock { state in
-            if operation.isChange { return state.changeFailure }
+            if operation.isChange {
+                return Mutant.writeAfterUnknownOutcome.isActive ? nil : state.changeFailure
+            }
             if case .flush = operation { return state.flushFailure }
             return nil
         }

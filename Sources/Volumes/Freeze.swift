@@ -65,7 +65,22 @@ package enum Freeze {
         guard !requests.isEmpty else {
             throw BlockError(.invalid, "freeze", on: "no volume")
         }
+        if Mutant.freezeOneByOne.isActive, requests.count > 1 {
+            return try await takeOneByOne(requests, within: deadline)
+        }
         return try await QuietTransaction.run(requests.map { .freeze($0) }, deadline: deadline)
+    }
+
+    /// What `Mutant.freezeOneByOne` has instead of one instant: that of the last is said to be all's.
+    private static func takeOneByOne(
+        _ requests: [FreezeRequest], within deadline: Duration
+    ) async throws(BlockError) -> (volumes: [FrozenVolume], instant: FreezeInstant) {
+        var frozen = try await take([requests[0]], deadline: deadline)
+        for request in requests.dropFirst() {
+            let next = try await take([request], deadline: deadline)
+            frozen = (frozen.volumes + next.volumes, next.instant)
+        }
+        return frozen
     }
 }
 
@@ -127,6 +142,9 @@ extension BitmapTable {
         }
         let successor = try transaction.freezeBitmap(
             entry.record.id, for: request.point, chunks: [], restarts: request.parent == nil)
+        if Mutant.clearAtFreeze.isActive {
+            try transaction.deleteChunks(from: 0, ofBitmap: entry.record.id)
+        }
         entry.record.pending = request.point
         entry.successor = BitmapEntry.Successor(record: successor, bits: successorBits)
         self[request.bitmapName] = entry

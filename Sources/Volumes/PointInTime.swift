@@ -130,11 +130,12 @@ package final class PointInTime: Sendable {
                     state.granules.firstBlock(of: granule), state.granules.claim(granule)
                 )
             }
+            position = part.end
+            if Mutant.copyWithoutClaim.isActive { continue }
             let content = UnsafeMutableRawBufferPointer(
                 rebasing: bytes[Int(part.offset - range.offset)..<Int(part.end - range.offset)])
             if claim.isZero { content.initializeMemory(as: UInt8.self, repeating: 0) }
             try restore(claim.kept, of: block, into: content)
-            position = part.end
         }
     }
 

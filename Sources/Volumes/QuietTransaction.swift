@@ -48,7 +48,10 @@ package enum QuietTransaction {
         }
         // In the order of their ids, so that two transactions cannot wait for each other.
         let volumes = found.sorted { $0.id < $1.id }
-        for volume in volumes { try await volume.persistAhead() }
+        for volume in volumes {
+            try await volume.persistAhead()
+            if Mutant.flushBeforeFreeze.isActive { try await volume.flush() }
+        }
         let started = ContinuousClock.now
         let holds = try await hold(volumes, until: started + deadline)
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
@@ -56,7 +59,10 @@ package enum QuietTransaction {
         var frozen: [FrozenVolume] = []
         if let first = volumes.first {
             frozen = try await first.queue.run { (catalog) throws(BlockError) in
-                guard ContinuousClock.now < started + deadline else {
+                guard
+                    ContinuousClock.now < started + deadline
+                        || Mutant.freezeWithoutDeadline.isActive
+                else {
                     throw BlockError(
                         .busy, "freeze", on: first.name,
                         detail: "the catalog was not free before the deadline; try again")
@@ -75,7 +81,9 @@ package enum QuietTransaction {
         if Mutant.freezeWithoutDrain.isActive { return [] }
         var holds: [(Volume, RangeLock.Hold)] = []
         for volume in volumes {
-            let rest = deadline - ContinuousClock.now
+            let rest =
+                Mutant.freezeWithoutDeadline.isActive
+                ? .seconds(3600) : deadline - ContinuousClock.now
             guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
                 for (held, hold) in holds { held.locks.release(hold) }
                 throw BlockError(

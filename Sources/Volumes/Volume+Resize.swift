@@ -55,7 +55,9 @@ extension Volume {
 
     private func growImage(from oldLength: UInt64, to newLength: UInt64) async throws(BlockError) {
         let remnant = ByteRange(offset: oldLength, end: min(top.lengthBytes, newLength))
-        if !remnant.isEmpty { try await top.writeZeroes(remnant, mayUnmap: true) }
+        if !remnant.isEmpty, !Mutant.growOverRemnant.isActive {
+            try await top.writeZeroes(remnant, mayUnmap: true)
+        }
         if top.lengthBytes < newLength { try await chain.resizeTop(to: newLength) }
         try await top.flush()
     }

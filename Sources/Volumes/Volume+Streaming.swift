@@ -34,7 +34,9 @@ extension Volume {
         let hold = await locks.acquire(range)
         defer { locks.release(hold) }
         var storedBytes: UInt64 = 0
-        for part in try await unpopulatedRanges(in: range) {
+        let missing =
+            Mutant.streamOverNewer.isActive ? [range] : try await unpopulatedRanges(in: range)
+        for part in missing {
             try await top.write(
                 at: part.offset,
                 from: content.slice(

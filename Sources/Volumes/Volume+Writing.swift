@@ -59,7 +59,8 @@ extension Volume {
 
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, marks: !Mutant.discardWithoutMarking.isActive) {
+            (top) throws(BlockError) in
             try await top.discard(range)
         }
     }
@@ -73,7 +74,8 @@ extension Volume {
 
     /// Runs one change of content through all steps.
     private func change(
-        _ range: ByteRange, _ body: (any BlockDevice) async throws(BlockError) -> Void
+        _ range: ByteRange, marks: Bool = true,
+        _ body: (any BlockDevice) async throws(BlockError) -> Void
     ) async throws(BlockError) {
         guard !range.isEmpty else { return }
         // Before the range is held, as one would do who marks early: what takes the bits holds all.
@@ -88,7 +90,7 @@ extension Volume {
             throw error
         }
         if Mutant.keepAfterWrite.isActive { await keep(range) }
-        mark(range)
+        if marks { mark(range) }
     }
 
     /// Step 3, if it needs no waiting.
@@ -118,7 +120,14 @@ extension Volume {
     }
 
     private func mark(_ range: ByteRange) {
-        if !Mutant.markBeforeWriteOnly.isActive { setBits(range) }
+        if Mutant.markBeforeWriteOnly.isActive { return }
+        guard Mutant.markAfterReply.isActive else { return setBits(range) }
+        Task {
+            try? await Task.sleep(for: .milliseconds(30))
+            let hold = await locks.acquire(range)
+            setBits(range)
+            locks.release(hold)
+        }
     }
 
     private func setBits(_ range: ByteRange) {

@@ -153,6 +153,9 @@ enum VolumeOpening {
         for region in regions where !Mutant.forgetLogAfterCrash.isActive {
             for bitmap in recording { bitmap.mark(volume.log.range(ofRegion: region)) }
         }
+        if Mutant.emptyLogAtOpen.isActive {
+            return try transaction.clearRegions(ofVolume: volume.id)
+        }
         volume.log.didCommit(regions.filter { !beyond.contains($0) }.map(Int.init))
     }
 

@@ -40,6 +40,19 @@ import Testing
         try Tool.check(["qemu-io", "-f", format, "-c", "write 0 4k", image])
     }
 
+    @Test func anImageThatIsNotLockedIsNoticed() throws {
+        try makeImage("qcow2")
+        func keepsOthersAway() throws -> Bool {
+            let lock = try ImageLock(path: image, use: .writing)
+            defer { lock.release() }
+            return try Tool.run(["qemu-img", "info", "-f", "qcow2", image]).status != 0
+        }
+        #expect(try keepsOthersAway())
+        Mutant.active = .openWithoutLock
+        defer { Mutant.active = nil }
+        #expect(try !keepsOthersAway())
+    }
+
     @Test(arguments: ["raw", "qcow2"])
     func toolsOfQEMUReadWithUsWhatIsRead(format: String) throws {
         try makeImage(format)

@@ -14,6 +14,8 @@
 // TIDEMARK_JOURNAL_ROOT  the folder, as `realpath` has it
 // TIDEMARK_JOURNAL_GATES a file with the gates, by which single operations can be held up, failed
 //                        or torn
+// TIDEMARK_JOURNAL_BOOT_ID a file that stands for the kernel's name of the present boot: with
+//                        another content the host has been down. Works without a journal too.
 #pragma once
 
 #include <stdint.h>

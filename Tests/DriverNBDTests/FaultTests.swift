@@ -146,6 +146,31 @@ import Testing
         served.stop()
     }
 
+    @Test func aWriteAfterOneOfUnknownOutcomeIsNoticed() async throws {
+        func stops() async throws -> Bool {
+            try served.serve(content, "delay-write=2")
+            let device = try served.open(hasty)
+            let write = Task { try await device.put([1], at: 0) }
+            try await Task.sleep(for: .milliseconds(200))
+            served.stop()
+            await #expect(throws: BlockError.self) { try await write.value }
+            try served.start()
+            defer { served.stop() }
+            do {
+                try await device.put([2], at: 0)
+            } catch {
+                try? await device.close()
+                return true
+            }
+            try? await device.close()
+            return false
+        }
+        #expect(try await stops())
+        Mutant.active = .writeAfterUnknownOutcome
+        defer { Mutant.active = nil }
+        #expect(try await !stops())
+    }
+
     @Test func aServerThatHangsEndsInTimeAndHoldsUpNothingElse() async throws {
         try served.serve(content)
         var options = hasty

@@ -28,12 +28,16 @@ import Testing
 
 /// What the agent is doing when it is killed.
 private enum KillMoment: CaseIterable {
-    case idle, load, freeze, backup, promotion, restore, merge
+    case idle, load, freeze, backup, promotion, restore, merge, growth, cut
+
+    /// A cut takes place only without clients.
+    var hasGuest: Bool { self != .idle && self != .cut }
 }
 
 private final class KillRun {
     let directory: TemporaryDirectory
-    private(set) var lengthBytes: Int
+    /// The length at first, of which cuts leave half at least.
+    private let lengthBytes: Int
     private(set) var agent: AgentProcess
     /// How many commands were under way when the agent was killed.
     private(set) var interruptedCount = 0
@@ -66,9 +70,11 @@ private final class KillRun {
 
     func kill(at moment: KillMoment, _ round: Int, _ random: inout SplitMix64) throws {
         let before = try contents()
-        let guest = moment == .idle ? nil : try startGuest(&random)
+        let guest = moment.hasGuest ? try startGuest(&random) : nil
         usleep(UInt32.random(in: 10_000...100_000, using: &random))
-        let command = try interrupt(moment, &random)
+        // Of a moment that resizes; else nothing is told of it.
+        let newLength = self.newLength(moment, of: before.count, &random)
+        let command = try interrupt(moment, newLength, &random)
         if command?.isRunning == true { interruptedCount += 1 }
         agent.stop(SIGKILL)
         let log = try guest?.waitForLoss()
@@ -77,19 +83,38 @@ private final class KillRun {
         agent = try AgentProcess(state: directory.path("state"))
         let after = try contents()
         let occasion = "round \(round), killed at \(moment)"
+        #expect(
+            [before.count, newLength].contains(after.count), "\(occasion): its length, \(newLength)"
+        )
+        let kept = min(before.count, after.count)
         if let log {
-            let fault = log.faultAfterKill(of: after, before: before)
+            let fault = log.faultAfterKill(of: Array(after.prefix(kept)), before: before)
             #expect(fault == nil, "\(occasion): what the disk holds after the kill")
         } else {
-            #expect(after == before, "\(occasion): what the disk holds after the kill")
+            #expect(
+                after.prefix(kept) == before.prefix(kept),
+                "\(occasion): what the disk holds after the kill")
         }
+        #expect(after.dropFirst(kept).allSatisfy { $0 == 0 }, "\(occasion): what it grew by")
         try checkRestored(occasion)
-        try checkIncrement(occasion)
+        try checkIncrement(occasion, level: after.count == before.count ? "incremental" : "auto")
+    }
+
+    /// The length that a resize at that moment asks for; the present one if there is none.
+    private func newLength(
+        _ moment: KillMoment, of lengthBytes: Int, _ random: inout SplitMix64
+    ) -> Int {
+        switch moment {
+        case .growth: lengthBytes + Int.random(in: 1...4 << 20, using: &random)
+        case .cut:
+            Int.random(in: min(self.lengthBytes / 2, lengthBytes)...lengthBytes, using: &random)
+        default: lengthBytes
+        }
     }
 
     /// Starts what is to be interrupted and waits for a moment of it; returns its command.
     private func interrupt(
-        _ moment: KillMoment, _ random: inout SplitMix64
+        _ moment: KillMoment, _ newLength: Int, _ random: inout SplitMix64
     ) throws -> Process? {
         var command: Process?
         var pauseMicroseconds: UInt32 = 50_000
@@ -114,6 +139,12 @@ private final class KillRun {
         case .merge:
             command = try agent.begin("bitmap", "merge", "disk", "target", "source")
             pauseMicroseconds = 30_000
+        case .growth:
+            command = try agent.begin("volume", "resize", "disk", "\(newLength)")
+            pauseMicroseconds = 40_000
+        case .cut:
+            command = try agent.begin("volume", "resize", "disk", "\(newLength)", "--shrink")
+            pauseMicroseconds = 40_000
         }
         usleep(UInt32.random(in: 0...pauseMicroseconds, using: &random))
         return command
@@ -135,9 +166,10 @@ private final class KillRun {
             .count { $0.hasSuffix(".json") }
     }
 
-    /// Makes an increment with nobody writing, and compares its restore with the disk.
-    private func checkIncrement(_ occasion: String) throws {
-        let point = try agent.backUp("disk", "--level", "incremental")
+    /// Makes an increment with nobody writing, and compares its restore with the disk. After a
+    /// resize "auto" is one, by comparison.
+    private func checkIncrement(_ occasion: String, level: String = "incremental") throws {
+        let point = try agent.backUp("disk", "--level", level)
         let restored = try agent.restore(point.id, to: directory.path("restored"))
         #expect(restored == (try contents()), "\(occasion): point \(point.id) and the disk differ")
         let verified = try agent.run(["verify", point.id])

@@ -23,6 +23,7 @@
 static int openRecorded(
     int (*original)(int, const char *, int, ...), int directory, const char *path, int flags,
     mode_t mode) {
+    path = journal_boot_path(path);
     // Only what may change something has to take its turn: others may wait for long in here.
     bool mayChange = journal_is_on() && (flags & (O_CREAT | O_TRUNC));
     char canonical[PATH_MAX];

@@ -29,6 +29,7 @@ static char root[PATH_MAX];
 static size_t rootBytes;
 static int journal = -1;
 static struct file_journal_gate *gates;
+static const char *bootPath;
 static ssize_t (*originalWritev)(int, const struct iovec *, int);
 
 static void die(const char *what) {
@@ -49,6 +50,7 @@ static int originalOpen(const char *path, int flags) {
 }
 
 __attribute__((constructor)) static void start(void) {
+    bootPath = getenv("TIDEMARK_JOURNAL_BOOT_ID");
     const char *path = getenv("TIDEMARK_JOURNAL");
     const char *folder = getenv("TIDEMARK_JOURNAL_ROOT");
     const char *gatePath = getenv("TIDEMARK_JOURNAL_GATES");
@@ -71,6 +73,10 @@ __attribute__((constructor)) static void start(void) {
 }
 
 bool journal_is_on(void) { return journal >= 0; }
+
+const char *journal_boot_path(const char *path) {
+    return bootPath && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0 ? bootPath : path;
+}
 
 // Whether this thread is ending the process, and so has the turn for good.
 static _Thread_local bool isEnding;

@@ -10,6 +10,9 @@
 // Whether there is a journal to write.
 bool journal_is_on(void);
 
+// The file to open for `path`: another one for the kernel's name of the present boot.
+const char *journal_boot_path(const char *path);
+
 void journal_lock(void);
 void journal_unlock(void);
 

@@ -7,7 +7,7 @@ import Testing
     /// In what it does to catalog and images before its first stop. New each time are names, times
     /// and process ids, the order among the workers of a backup's copy, when the copy of the catalog
     /// is made behind a backup, and how far SQLite comes with tidying up while the process ends.
-    @Test(arguments: [Scenario.load, .freeze, .failedWrite, .merge])
+    @Test(arguments: [Scenario.load, .freeze, .failedWrite, .merge, .retirement])
     func oneSeedMakesOneRun(_ scenario: Scenario) throws {
         let runs = try (0..<2).map { _ in
             let workload = try Workload(seed: 7, scenario: scenario, mutant: nil)

@@ -5,7 +5,11 @@ import TestSupport
 struct Simulation {
     let seed: UInt64
     var crashCount = 4
+    /// How many of them are where a broken rule would show, in a scenario that knows where.
+    private let decisiveCount = 2
     var mutant: String?
+    /// Told of each crash that was looked at.
+    var didCrash: (Crash) -> Void = { _ in }
 
     /// A run that did not go as it should.
     struct Finding: CustomStringConvertible {
@@ -35,12 +39,13 @@ struct Simulation {
             if let difference = try journalGap(journal, workload) {
                 return [finding("the journal does not say all: \(difference)")]
             }
-            let inodes = Set(journal.records.map(\.inode)).union(
-                workload.base.files.values.map(\.inode))
-            let rewriter = try DiskRewriter(root: workload.machine.root, inodes: inodes)
+            let rewriter = try DiskRewriter(
+                root: workload.machine.root,
+                inodes: workload.base.inodes.union(journal.records.map(\.inode)))
             var findings: [Finding] = []
-            for _ in 0..<crashCount {
-                findings += try crash(workload, journal, rewriter, &random)
+            for index in 0..<crashCount {
+                let windows = index < decisiveCount ? workload.decisive : []
+                findings += try crash(workload, journal, rewriter, decisive: windows, &random)
                 if !findings.isEmpty { break }
             }
             return findings
@@ -52,14 +57,16 @@ struct Simulation {
     /// One crash at a random record, and what is wrong after it.
     private func crash(
         _ workload: Workload, _ journal: FileJournal, _ rewriter: DiskRewriter,
-        _ random: inout SplitMix64
+        decisive: [Range<Moment>], _ random: inout SplitMix64
     ) throws -> [Finding] {
-        let cut = place(in: journal, workload, &random)
+        let cut = place(in: journal, workload, decisive, &random)
         let crash: Crash = Int.random(in: 0..<4, using: &random) == 0 ? .kill : .powerLoss
         let now = workload.firstNote + journal.noteCount(before: cut)
+        try workload.machine.setBoot(workload.boot + (crash == .powerLoss ? 1 : 0))
         try rewriter.apply(crash.state(of: journal, on: workload.base, cut: cut, &random))
         let check = CrashCheck(workload, now: now, isPowerLoss: crash == .powerLoss)
         let place = "\(crash) before record \(cut) of \(journal.records.count), note \(now)"
+        didCrash(crash)
         do {
             try check.run()
         } catch {
@@ -68,15 +75,16 @@ struct Simulation {
         return check.faults.map { finding("\(place): \($0)") }
     }
 
-    /// Where the crash is: mostly where the agent was in the middle of something.
+    /// Where the crash is: in one of the `decisive` windows if there are any, else mostly where the
+    /// agent was in the middle of something.
     private func place(
-        in journal: FileJournal, _ workload: Workload, _ random: inout SplitMix64
+        in journal: FileJournal, _ workload: Workload, _ decisive: [Range<Moment>],
+        _ random: inout SplitMix64
     ) -> Int {
-        let windows = workload.windows.map {
-            $0.clamped(to: workload.firstNote..<workload.notes.count)
-        }
-        .filter { !$0.isEmpty }
-        guard Int.random(in: 0..<5, using: &random) > 0,
+        let windows = (decisive.isEmpty ? workload.windows : decisive)
+            .map { $0.clamped(to: workload.firstNote..<workload.notes.count) }
+            .filter { !$0.isEmpty }
+        guard !decisive.isEmpty || Int.random(in: 0..<5, using: &random) > 0,
             let window = windows.randomElement(using: &random)
         else { return Int.random(in: 0...journal.records.count, using: &random) }
         let first = journal.notes[window.lowerBound - workload.firstNote]

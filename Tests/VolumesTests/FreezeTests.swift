@@ -223,6 +223,30 @@ import Testing
         try await volume.close()
     }
 
+    @Test func aFreezeWithoutADeadlineIsNoticed() async throws {
+        func givesUp() async throws -> Bool {
+            let fixture = try VolumeFixture()
+            let (volume, queue) = try await fixture.startWithVolume()
+            let hold = try #require(volume.locks.tryAcquire(ByteRange(offset: 0, lengthBytes: 1)))
+            let request = try request(fixture, volume, queue)
+            let end = Task {
+                try await Task.sleep(for: .milliseconds(300))
+                volume.locks.release(hold)
+            }
+            defer { end.cancel() }
+            do throws(BlockError) {
+                _ = try await Freeze.take([request], deadline: .milliseconds(50))
+                return false
+            } catch {
+                return true
+            }
+        }
+        #expect(try await givesUp())
+        Mutant.active = .freezeWithoutDeadline
+        defer { Mutant.active = nil }
+        #expect(try await !givesUp())
+    }
+
     @Test func aFullFleeceGivesThePointUpAndNotTheGuest() async throws {
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()

@@ -49,6 +49,24 @@ import Testing
         #expect(info.contains("No errors"))
     }
 
+    @Test func aStreamThatDoesNotLookIsNoticed() async throws {
+        func keepsWhatIsNewer() async throws -> Bool {
+            let fixture = try OverlayFixture()
+            let volume = try await fixture.volume()
+            let piece = fixture.pieces[0]
+            try await volume.write([7, 7], at: piece.offset + 5)
+            let old = Array(fixture.base[Int(piece.offset)..<Int(piece.end)])
+            _ = try await volume.populate(piece, from: .holding(old))
+            let now = try await volume.contents()[Int(piece.offset) + 5]
+            try await volume.close()
+            return now == 7
+        }
+        #expect(try await keepsWhatIsNewer())
+        Mutant.active = .streamOverNewer
+        defer { Mutant.active = nil }
+        #expect(try await !keepsWhatIsNewer())
+    }
+
     /// Reads go on while the backing image is taken away.
     @Test func readsUnderWayAreWaitedFor() async throws {
         let fixture = try OverlayFixture()

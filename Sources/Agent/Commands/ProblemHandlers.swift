@@ -1,6 +1,10 @@
 import BlockCore
 import Control
 
+#if DEBUG
+    import Volumes
+#endif
+
 extension Agent {
     /// What looks for trouble, and what may become it.
     func registerProblemCommands(in table: inout CommandTable) {
@@ -11,5 +15,11 @@ extension Agent {
                 limit: MemoryBudget.shared.limitBytes, requests: used[.requests] ?? 0,
                 fleeces: used[.fleeces] ?? 0, caches: used[.caches] ?? 0, jobs: used[.jobs] ?? 0)
         }
+        #if DEBUG
+            table.on(DebugRetireRegions.self) { _ in
+                try await volumes.retireCold(after: .zero)
+                return Nothing()
+            }
+        #endif
     }
 }

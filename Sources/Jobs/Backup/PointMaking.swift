@@ -103,7 +103,8 @@ struct PointMaking {
                 try await gate?.pass()
                 // A cancelled job may be waited for no longer, and its volume be closed.
                 try job.checkCancelled()
-                if !Mutant.promoteWithoutSourceFlush.isActive { try await volume.flush() }
+                if Mutant.promoteWithoutSourceFlush.isActive { return }
+                if !Mutant.flushBeforeFreeze.isActive { try await volume.flush() }
             }
         } catch {
             await writer.abandon()
@@ -168,7 +169,7 @@ private struct PointSource: Sendable {
         let ranges =
             comparison?.differences(ofZeroes: piece.range, from: piece.parentCells)
             ?? [piece.range]
-        for range in ranges {
+        for range in ranges where !Mutant.dropZeroes.isActive {
             if comparison != nil { changed.mark(range) }
             try await writer.writeZeroes(range)
         }

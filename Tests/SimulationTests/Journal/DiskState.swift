@@ -31,6 +31,8 @@ struct DiskState {
 
     init() {}
 
+    var inodes: Set<UInt64> { Set(files.values.map(\.inode)) }
+
     /// Where this and `other` differ; nil if they do not.
     func difference(from other: DiskState) -> String? {
         if directories != other.directories {

@@ -39,6 +39,12 @@ final class Gate {
     /// Lets everything pass again.
     func open() { file_journal_store(&memory.pointee.action, 0) }
 
+    /// The agent is dead, with all that waited here.
+    func forgetHeld() {
+        open()
+        file_journal_store(&memory.pointee.heldCount, 0)
+    }
+
     /// Whether a thread of the agent waits here.
     var isHolding: Bool { file_journal_load(&memory.pointee.heldCount) > 0 }
 

@@ -10,6 +10,7 @@ final class Machine {
     let gates: [Gate]
     private let directory: TemporaryDirectory
     private let gateFile: GateFile
+    private let bootPath: String
 
     init() throws {
         directory = try TemporaryDirectory()
@@ -18,9 +19,14 @@ final class Machine {
         journalPath = "\(path)/journal"
         gateFile = try GateFile(path: "\(path)/gates")
         gates = gateFile.gates
+        bootPath = "\(path)/boot"
+        try setBoot(0)
         try FileManager.default.createDirectory(
             atPath: "\(root)/state", withIntermediateDirectories: true)
     }
+
+    /// Agents that start from now on find the host in its boot of that number.
+    func setBoot(_ number: Int) throws { try writeFile(bootPath, Array("boot \(number)".utf8)) }
 
     var state: String { "\(root)/state" }
     var vault: String { "\(root)/vault" }
@@ -32,8 +38,9 @@ final class Machine {
     fileprivate func environment(isRecorded: Bool, mutant: String?) -> [String: String] {
         var environment = ProcessInfo.processInfo.environment
         environment["TIDEMARK_MUTANT"] = mutant
-        guard isRecorded else { return environment }
         environment["LD_PRELOAD"] = RecordedAgent.buildPath("libfilejournal.so")
+        environment["TIDEMARK_JOURNAL_BOOT_ID"] = bootPath
+        guard isRecorded else { return environment }
         environment["TIDEMARK_JOURNAL"] = journalPath
         environment["TIDEMARK_JOURNAL_ROOT"] = root
         environment["TIDEMARK_JOURNAL_GATES"] = gateFile.path

@@ -45,7 +45,9 @@ struct BitmapHistory {
         func record(until end: Moment) {
             guard let start = recordsSince else { return }
             for (index, request) in guest.requests.enumerated()
-            where request.issued > start && request.issued < end { required.insert(index) }
+            where request.issued > start && request.issued < end && !request.isObservation {
+                required.insert(index)
+            }
         }
         for event in events where event.issued < now {
             let isDone = event.answered.map { $0 < now } ?? false

@@ -1,4 +1,5 @@
 import Glibc
+import TestSupport
 
 // What a volume may hold, from what its guest asked for.
 //
@@ -10,6 +11,9 @@ import Glibc
 // power loss those that were answered before a flush was issued that was answered too. Those that
 // were issued later *may* show, each sector for itself. A sector holds what its last certain
 // request left, or what any later one did.
+//
+// A growth is a request too, which leaves zeroes in what it adds: it certainly shows in a volume of
+// that length. What a cut takes away comes back with no growth.
 
 /// The note at which something happened, counted from 0.
 typealias Moment = Int
@@ -28,6 +32,16 @@ final class GuestHistory {
         var leaves: [UInt64]?
         /// Whether it may also leave what there was: a discard, and a write that failed.
         var mayLeaveAll = false
+        /// The length that the volume has with it, of a growth.
+        var lengthBytes: Int?
+        /// Whether it stands for what was found, and changed nothing.
+        var isObservation = false
+    }
+
+    private struct Length {
+        let bytes: Int
+        let issued: Moment
+        var answered: Moment?
     }
 
     private struct Flush {
@@ -35,13 +49,16 @@ final class GuestHistory {
         var answered: Moment?
     }
 
-    private(set) var lengthBytes: Int
+    private var lengths: [Length]
     private(set) var requests: [Request] = []
     private var flushes: [Flush] = []
     /// Which requests touched a sector, oldest first.
     private var touches: [Int: [Int]] = [:]
 
-    init(lengthBytes: Int) { self.lengthBytes = lengthBytes }
+    init(lengthBytes: Int) { lengths = [Length(bytes: lengthBytes, issued: -1, answered: -1)] }
+
+    /// The length that was asked for last.
+    var lengthBytes: Int { lengths.last!.bytes }
 
     var sectorCount: Int { (lengthBytes + Self.sectorBytes - 1) / Self.sectorBytes }
 
@@ -65,6 +82,49 @@ final class GuestHistory {
         if leaves != nil { requests[index].mayLeaveAll = false }
     }
 
+    /// Another length was just asked for.
+    func resize(to lengthBytes: Int, at moment: Moment) {
+        let oldSectors = sectorCount
+        lengths.append(Length(bytes: lengthBytes, issued: moment))
+        guard sectorCount > oldSectors else { return }
+        let index = issue(oldSectors..<sectorCount, at: moment, isZero: true)
+        requests[index].lengthBytes = lengthBytes
+    }
+
+    /// The volume has the length that was asked for last.
+    func answerResize(at moment: Moment) {
+        lengths[lengths.count - 1].answered = moment
+        if let index = requests.lastIndex(where: { $0.lengthBytes == lengthBytes }) {
+            requests[index].answered = moment
+        }
+    }
+
+    /// The power was lost at `moment`, and after that, before the next one, all sectors held
+    /// `image`: of what was not durable, no other state can come any more.
+    func observe(_ image: SectorImage, at moment: Moment) throws {
+        let stamps = try (0..<image.sectorCount).map { sector in
+            guard let stamp = image[sector] else {
+                throw Tool.Failure(description: "sector \(sector) holds a mixture")
+            }
+            return stamp
+        }
+        let index = issue(0..<stamps.count, at: moment)
+        requests[index].isObservation = true
+        answer(index, at: moment, leaves: stamps)
+        flush(issued: moment + 1, answered: moment + 1)
+    }
+
+    /// Where in the volume a sector may be of two parts: the ends that it had.
+    var seams: Set<Int> { Set(lengths.map(\.bytes)) }
+
+    /// What is wrong with a length when what was answered before `certain` holds, and what was
+    /// issued before `possible` may; nil if nothing is.
+    func fault(ofLength bytes: Int, certain: Moment, possible: Moment) -> String? {
+        let last = lengths.lastIndex { $0.answered.map { $0 < certain } ?? false } ?? 0
+        let allowed = lengths[last...].filter { $0.issued < possible }.map(\.bytes)
+        return allowed.contains(bytes) ? nil : "it has \(bytes) bytes, and not one of \(allowed)"
+    }
+
     /// A flush, whether of a guest or of the agent at its end.
     func flush(issued: Moment, answered: Moment?) {
         flushes.append(Flush(issued: issued, answered: answered))
@@ -75,16 +135,20 @@ final class GuestHistory {
         flushes.filter { $0.answered.map { $0 < now } ?? false }.map(\.issued).max() ?? 0
     }
 
-    /// The values that a sector may have when requests answered before `certain` show, and those
-    /// issued before `possible` may.
-    func values(of sector: Int, certain: Moment, possible: Moment) -> Set<UInt64> {
+    /// The values that a sector of a volume of that length may have when requests answered before
+    /// `certain` show, and those issued before `possible` may.
+    private func values(
+        of sector: Int, lengthBytes: Int, certain: Moment, possible: Moment
+    ) -> Set<UInt64> {
         var values: Set<UInt64> = [0]
         for index in touches[sector] ?? [] {
             let request = requests[index]
             guard request.issued < possible else { continue }
             let left =
                 request.leaves.map { $0[sector - request.sectors.lowerBound] } ?? request.stamp
-            let isCertain = request.answered.map { $0 < certain } ?? false
+            let isCertain =
+                request.answered.map { $0 < certain } ?? false
+                || request.lengthBytes == lengthBytes
             if isCertain && !request.mayLeaveAll {
                 values = [left]
             } else {
@@ -102,7 +166,8 @@ final class GuestHistory {
                 if value != 0 { return "sector \(sector), never written, holds \(text(value))" }
                 continue
             }
-            let allowed = values(of: sector, certain: certain, possible: possible)
+            let allowed = values(
+                of: sector, lengthBytes: image.lengthBytes, certain: certain, possible: possible)
             if let value, allowed.contains(value) { continue }
             return "sector \(sector) holds \(text(value)) and not one of \(allowed.sorted()); "
                 + "its requests are \(touched.map { $0 + 1 }), those before note \(certain) certain"
@@ -118,13 +183,19 @@ struct SectorImage {
     private var stamps: [UInt64?]
     let lengthBytes: Int
 
-    init(_ bytes: [UInt8]) {
+    /// The sectors in which there is one of `seams` count as what they hold before it if all after
+    /// it is zeroes.
+    init(_ bytes: [UInt8], seams: Set<Int> = []) {
         let sectorBytes = GuestHistory.sectorBytes
         lengthBytes = bytes.count
         stamps = bytes.withUnsafeBytes { bytes in
             stride(from: 0, to: bytes.count, by: sectorBytes).map { start in
                 let sector = bytes.baseAddress! + start
-                let count = min(sectorBytes, bytes.count - start)
+                var count = min(sectorBytes, bytes.count - start)
+                let inside = seams.first { $0 > start && $0 < start + count }
+                if let end = inside, Self.isZero(bytes[end..<start + count]) {
+                    count = end - start
+                }
                 guard count >= 8 else {
                     return memcmp(sector, [UInt8](repeating: 0, count: 8), count) == 0 ? 0 : nil
                 }
@@ -133,6 +204,10 @@ struct SectorImage {
                 return memcmp(sector, sector + 8, count - 8) == 0 ? stamp : nil
             }
         }
+    }
+
+    private static func isZero(_ bytes: Slice<UnsafeRawBufferPointer>) -> Bool {
+        bytes.allSatisfy { $0 == 0 }
     }
 
     var sectorCount: Int { stamps.count }

@@ -84,52 +84,78 @@ final class CrashCheck {
             .first?["bitmaps"] as? [[String: Any]] ?? []
         let names = bitmaps.filter { $0["inconsistent"] as? Bool != true }
             .compactMap { $0["name"] as? String }
-        if volume.distrusted == nil {
-            for bitmap in bitmaps where bitmap["inconsistent"] as? Bool == true {
-                faults.append("\(volume.name): \(bitmap["name"] ?? "") is not trusted: \(bitmap)")
+        let trust = workload.trust(in: volume, at: now, isPowerLoss: isPowerLoss)
+        for bitmap in bitmaps where trust != .open {
+            if (bitmap["inconsistent"] as? Bool == true) != (trust == .none) {
+                faults.append("\(volume.name): a bitmap deserves \(trust) trust: \(bitmap)")
             }
         }
         let connection = try agent.connect(to: volume.name, bitmaps: names)
         let content = try connection.read(0..<connection.sizeBytes)
-        let image = SectorImage(content)
+        let image = SectorImage(content, seams: guest.seams)
+        if let fault = guest.fault(ofLength: content.count, certain: now, possible: now) {
+            faults.append("\(volume.name): \(fault)")
+        }
         let certain = isPowerLoss ? guest.durableMoment(at: now) : now
         if let fault = guest.fault(of: image, certain: certain, possible: now) {
             faults.append("\(volume.name): \(fault)")
         }
-        if volume.distrusted.map({ $0 >= now }) ?? true {
-            try checkBitmaps(of: volume, names, image, connection)
+        for bitmap in volume.bitmaps.values where bitmap.exists(at: now) {
+            if !bitmaps.contains(where: { $0["name"] as? String == bitmap.name }) {
+                faults.append("\(volume.name): bitmap \(bitmap.name) is gone")
+            }
         }
+        try checkBitmaps(of: volume, names, image, connection)
         var newest: SectorImage?
         for point in points where point["volume"] as? String == volume.name {
             newest = try checkContent(of: point, of: volume, agent)
         }
-        if let newest, names.contains("vault"), volume.distrusted == nil {
-            let clean = Self.uncovered(
-                image.differences(from: newest), try connection.dirtyRanges(of: "vault"))
+        if let newest, names.contains("vault") {
+            let differences = image.differences(from: newest).filter { $0 < image.sectorCount }
+            let clean = Self.uncovered(differences, try connection.dirtyRanges(of: "vault"))
             if let sector = clean {
                 faults.append("\(volume.name): sector \(sector) differs from the newest point")
             }
         }
-        try checkNextBackup(of: volume, content, hasPoint: newest != nil, agent)
+        try checkNextBackup(
+            of: volume, content, isTrusted: trust == .full, hasPoint: newest != nil, agent)
+        if !volume.resizes.isEmpty { try checkGrowth(of: volume, content, agent) }
+    }
+
+    /// What a cut left of an image, which a crash may have kept from being cut, must not show.
+    private func checkGrowth(
+        of volume: SimulatedVolume, _ content: [UInt8], _ agent: RecordedAgent
+    ) throws {
+        let addedBytes = 12 << 20
+        try agent.control.tell(
+            "block_resize", ["node-name": volume.name, "size": content.count + addedBytes])
+        let grown = try agent.connect(to: volume.name).read(0..<content.count + addedBytes)
+        let expected = content + [UInt8](repeating: 0, count: addedBytes)
+        if let place = grown.firstDifference(from: expected) {
+            faults.append(
+                "\(volume.name): grown after the crash it differs at byte \(place), old length "
+                    + "\(content.count)")
+        }
     }
 
     private func checkBitmaps(
         of volume: SimulatedVolume, _ names: [String], _ image: SectorImage,
         _ connection: GuestConnection
     ) throws {
-        for bitmap in volume.bitmaps.values where bitmap.exists(at: now) {
-            guard names.contains(bitmap.name) else {
-                faults.append("\(volume.name): bitmap \(bitmap.name) is gone")
-                continue
-            }
+        for bitmap in volume.bitmaps.values
+        where bitmap.exists(at: now) && names.contains(bitmap.name) {
             let required = bitmap.requests(of: volume.guest, at: now, others: volume.bitmaps)
             var sectors: Set<Int> = []
             for index in required {
                 let request = volume.guest.requests[index]
-                let isAnswered = request.answered.map { $0 < now } ?? false
+                let isDone =
+                    request.answered.map { $0 < now } ?? false
+                    || request.lengthBytes == image.lengthBytes
                 // What a request that was never answered did is seen only by its stamp.
-                let isSeen = { image[$0] == request.stamp && request.stamp != 0 }
-                sectors.formUnion(request.sectors.filter { isAnswered || isSeen($0) })
+                sectors.formUnion(
+                    request.sectors.clamped(to: 0..<image.sectorCount).filter {
+                        isDone || (image[$0] == request.stamp && request.stamp != 0)
+                    })
             }
             if let sector = Self.uncovered(
                 sectors.sorted(), try connection.dirtyRanges(of: bitmap.name))
@@ -156,16 +182,18 @@ final class CrashCheck {
         of point: [String: Any], of volume: SimulatedVolume, _ agent: RecordedAgent
     ) throws -> SectorImage {
         let id = point["id"] as? String ?? ""
-        let image = SectorImage(try restore(id, agent))
+        let image = SectorImage(try restore(id, agent), seams: volume.guest.seams)
         // One whose backup was never answered is the last that was asked for.
         let known =
             workload.points.first { $0.id == id && $0.volume === volume }
             ?? workload.points.last { $0.id == nil && $0.volume === volume && $0.begun < now }
         if let known {
             let possible = min(known.frozen, now)
-            if let fault = volume.guest.fault(of: image, certain: known.begun, possible: possible) {
-                faults.append("point \(id) of \(volume.name): \(fault)")
-            }
+            let guest = volume.guest
+            let fault =
+                guest.fault(ofLength: image.lengthBytes, certain: known.begun, possible: possible)
+                ?? guest.fault(of: image, certain: known.begun, possible: possible)
+            if let fault { faults.append("point \(id) of \(volume.name): \(fault)") }
         } else {
             faults.append("point \(id) was never asked for")
         }
@@ -173,7 +201,8 @@ final class CrashCheck {
     }
 
     private func checkNextBackup(
-        of volume: SimulatedVolume, _ content: [UInt8], hasPoint: Bool, _ agent: RecordedAgent
+        of volume: SimulatedVolume, _ content: [UInt8], isTrusted: Bool, hasPoint: Bool,
+        _ agent: RecordedAgent
     ) throws {
         guard try !agent.control.list("query-repositories").isEmpty else { return }
         let started =
@@ -183,9 +212,10 @@ final class CrashCheck {
             as? [String: Any]
         let result = try agent.control.finishJob(started?["job-id"] as? String ?? "")
         let point = (result["points"] as? [[String: Any]])?.first ?? [:]
-        let isTrusted = volume.distrusted == nil
+        let reasons = volume.resizes.isEmpty ? ["bitmap"] : ["bitmap", "resized"]
         if isTrusted, hasPoint,
-            point["level"] as? String != "incremental" || point["reason"] as? String != "bitmap"
+            point["level"] as? String != "incremental"
+                || !reasons.contains(point["reason"] as? String ?? "")
         {
             faults.append("\(volume.name): the next backup is no increment: \(point)")
         }
@@ -231,7 +261,8 @@ final class CrashCheck {
             }
             let point = restore.point
             if let fault = point.volume.guest.fault(
-                of: SectorImage(bytes), certain: point.begun, possible: point.frozen)
+                of: SectorImage(bytes, seams: point.volume.guest.seams), certain: point.begun,
+                possible: point.frozen)
             {
                 faults.append("\(restore.target), restored: \(fault)")
             }

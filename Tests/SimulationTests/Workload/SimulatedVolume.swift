@@ -11,15 +11,24 @@ final class SimulatedVolume {
     let created: Moment
     /// The bitmaps that users made.
     var bitmaps: [String: BitmapHistory] = [:]
+    /// Whether it was made to lose no bitmap to a power loss, or only none to a kill.
+    let durability: String
     /// When something else than the agent began to change the image, if it did.
     var distrusted: Moment?
+    /// When its length and that of its image were not the same for a while: a crash then looks as
+    /// if something else had changed a raw image.
+    var resizes: [Range<Moment>] = []
     /// While the agent runs.
     var connection: GuestConnection?
 
-    init(name: String, format: String, path: String, lengthBytes: Int, created: Moment) {
+    init(
+        name: String, format: String, path: String, lengthBytes: Int, durability: String,
+        created: Moment
+    ) {
         self.name = name
         self.format = format
         self.path = path
+        self.durability = durability
         self.created = created
         guest = GuestHistory(lengthBytes: lengthBytes)
     }

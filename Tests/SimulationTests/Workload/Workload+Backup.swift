@@ -61,7 +61,7 @@ extension Workload {
         windows.append(released..<notes.count)
     }
 
-    private func armRepository(_ gate: Gate, _ action: Gate.Action) {
+    func armRepository(_ gate: Gate, _ action: Gate.Action) {
         gate.arm(
             action, JournalRecord.Kind.allChanges, path: "/vault/disk-",
             countdown: Int.random(in: 0..<12, using: &random),
@@ -73,8 +73,10 @@ extension Workload {
         armRepository(machine.gates[0], .hold)
         let backup = try beginBackup(volumes, level: "incremental")
         if try machine.gates[0].waitForHold(unless: { try isOver(backup.id) }) {
-            backup.freezeIsOver(at: notes.note("held"))
+            let held = notes.note("held")
+            backup.freezeIsOver(at: held)
             for volume in volumes { try load(volume, count: 3) }
+            decisive.append(held..<notes.count)
             if Bool.random(using: &random) {
                 try control.tell("job-cancel", ["id": backup.id])
             } else {
@@ -87,6 +89,7 @@ extension Workload {
         } catch is JobFailure {
             backup.freezeIsOver(at: notes.note("failed"))
         }
+        decisive.append(notes.count - 1..<notes.count)
         machine.gates[1].open()
     }
 

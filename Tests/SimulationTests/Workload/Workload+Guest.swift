@@ -42,16 +42,18 @@ extension Workload {
             offset: range.lowerBound)
     }
 
-    private func zero(_ volume: SimulatedVolume, isHole: Bool) throws {
-        let sectors = volume.someSectors(&random)
+    func zero(
+        _ volume: SimulatedVolume, _ sectors: Range<Int>? = nil, isHole: Bool
+    ) throws {
+        let sectors = sectors ?? volume.someSectors(&random)
         let index = volume.guest.issue(
             sectors, at: notes.note("zero \(volume.name) \(sectors)"), isZero: true)
         try volume.connected.zero(volume.bytes(of: sectors), isHole: isHole)
         volume.guest.answer(index, at: notes.note("answer \(index + 1)"))
     }
 
-    private func trim(_ volume: SimulatedVolume) throws {
-        let sectors = volume.someSectors(&random)
+    func trim(_ volume: SimulatedVolume, _ sectors: Range<Int>? = nil) throws {
+        let sectors = sectors ?? volume.someSectors(&random)
         let index = volume.guest.issue(
             sectors, at: notes.note("trim \(volume.name) \(sectors)"), isZero: true,
             mayLeaveAll: true)

@@ -11,6 +11,7 @@ import TestSupport
 enum Scenario: Int, CaseIterable {
     case idle, load, freeze, full, incremental, failedBackup, restore, merge, bitmaps, migration
     case restart, slowCommit, slowKeep, overlap, failedWrite, stranger
+    case resize, retirement, process, twoLosses, zeroes
 }
 
 /// A run in progress, and what is known of it.
@@ -30,6 +31,12 @@ final class Workload {
     /// Times at which the agent was held up, or did what the scenario is about: crashes are most
     /// interesting there.
     var windows: [Range<Moment>] = []
+    /// Those at which a broken rule would show: some crashes of each run are there.
+    var decisive: [Range<Moment>] = []
+    /// Which boot of the host the agent ran in at last.
+    private(set) var boot = 0
+    /// Whether the volumes are closed cleanly from a moment on; nil for not known.
+    private var lives: [(moment: Moment, isClean: Bool?)] = []
 
     init(seed: UInt64, scenario: Scenario, mutant: String?) throws {
         self.scenario = scenario
@@ -46,9 +53,11 @@ final class Workload {
         let start = notes.note("scenario \(scenario)")
         try perform(scenario)
         windows.append(start..<notes.note("scenario over"))
+        let own = decisive
         if Bool.random(using: &random) {
             try perform([.load, .incremental, .restart].randomElement(using: &random)!)
         }
+        decisive = own
         // It must hold all that those did that went on meanwhile.
         try backUp(volumes, level: nextLevel, holds: 0)
         try load(volumes[0], count: 2)
@@ -83,12 +92,15 @@ final class Workload {
         let lengthBytes =
             Int.random(in: 2...6, using: &random) << 20
             + [0, 512, 4096, 4321].randomElement(using: &random)!
+        let durability = scenario == .process ? "process" : "power"
         try control.tell(
-            "volume-create", ["name": name, "size": lengthBytes, "format": format])
+            "volume-create",
+            ["name": name, "size": lengthBytes, "format": format, "durability": durability])
         volumes.append(
             SimulatedVolume(
                 name: name, format: format, path: "\(machine.state)/volumes/\(name).\(format)",
-                lengthBytes: lengthBytes, created: notes.note("created \(name)")))
+                lengthBytes: lengthBytes, durability: durability,
+                created: notes.note("created \(name)")))
     }
 
     // MARK: the agent's life
@@ -101,8 +113,10 @@ final class Workload {
     }
 
     func start() throws {
+        let isClean = lives.last?.isClean ?? true
+        lives.append((notes.note("start"), isClean ? nil : false))
         agent = try RecordedAgent(on: machine, mutant: mutant)
-        notes.note("started")
+        lives.append((notes.note("started"), false))
         try connect()
     }
 
@@ -118,6 +132,7 @@ final class Workload {
         try agent?.stop()
         agent = nil
         let answered = notes.note("stopped")
+        lives += [(issued, nil), (answered, true)]
         for volume in volumes {
             volume.connection = nil
             volume.guest.flush(issued: issued, answered: answered)
@@ -130,9 +145,40 @@ final class Workload {
         usleep(3000)
         agent?.kill()
         agent = nil
-        machine.gates[0].open()
+        for gate in machine.gates { gate.forgetHeld() }
         for volume in volumes { volume.connection = nil }
         notes.note("killed")
+    }
+
+    /// The host goes down, and what it leaves is what the next journal begins on.
+    func losePower() throws {
+        try kill()
+        let journal = try FileJournal(path: machine.journalPath, root: machine.root)
+        let rewriter = try DiskRewriter(
+            root: machine.root, inodes: base.inodes.union(journal.records.map(\.inode)))
+        try rewriter.apply(
+            Crash.powerLoss.state(of: journal, on: base, cut: journal.records.count, &random))
+        boot += 1
+        try machine.setBoot(boot)
+    }
+
+    /// What the agent that starts after a crash at `now` has to think of a volume's bitmaps.
+    func trust(in volume: SimulatedVolume, at now: Moment, isPowerLoss: Bool) -> Trust {
+        if let distrusted = volume.distrusted { return now < distrusted ? .full : .open }
+        if volume.durability == "process", isPowerLoss {
+            return lives.last { $0.moment < now }?.isClean == false ? .none : .open
+        }
+        let isBetween = volume.format == "raw" && volume.resizes.contains { $0.contains(now) }
+        return isBetween ? .open : .full
+    }
+
+    enum Trust {
+        /// All are believed.
+        case full
+        /// They may be believed or not.
+        case open
+        /// None is believed.
+        case none
     }
 
     /// Begins a new journal on what the disk holds now, with no agent running.

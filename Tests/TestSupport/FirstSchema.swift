@@ -1,8 +1,14 @@
 /// Makes a catalog what the first version of the schema had it.
-enum FirstSchema {
-    /// A program in Python, whose argument is the state directory. What later versions added to
-    /// the first goes; what the first has stays as it is.
-    static let script = """
+package enum FirstSchema {
+    /// Takes from the catalog of a state directory, on which no agent runs, what later versions
+    /// added to the first.
+    package static func apply(to state: String) throws {
+        try Tool.check(["/usr/bin/python3", "-c", script, state])
+    }
+
+    /// A program in Python, whose argument is the state directory. What the first
+    /// version has stays as it is.
+    private static let script = """
         import sqlite3, sys
         tables = {
             "volume": "id uuid name lengthBytes createdAt isCleanlyClosed regionBytes",
