@@ -58,6 +58,13 @@ final class SimulatedVolume {
         let start = Int.random(in: 0..<guest.sectorCount / granule, using: &random) * granule
         return (start + 3..<start + 40, start + 71..<start + 108)
     }
+
+    /// The same in one block of 4 KiB, the unit in which a write keeps old content for a backup.
+    func blockMates(_ random: inout SplitMix64) -> (Range<Int>, Range<Int>) {
+        let block = 8
+        let start = Int.random(in: 0..<guest.sectorCount / block, using: &random) * block
+        return (start + 1..<start + 4, start + 5..<start + 8)
+    }
 }
 
 /// A backup that was asked for, and the point of one volume that came or was to come of it.

@@ -82,7 +82,8 @@ extension Workload {
     /// A backup is about to copy what a guest overwrites: the old content is on its way to the
     /// fleece when the copy goes on, and when a second write comes, if there is one.
     func writeDuringBackup(_ volume: SimulatedVolume, isPair: Bool) throws {
-        let (first, second) = volume.neighbours(&random)
+        let (first, second) =
+            isPair ? volume.blockMates(&random) : volume.neighbours(&random)
         try write(volume, first)
         try write(volume, second)
         machine.gates[0].arm(.hold, JournalRecord.Kind.allChanges, path: "/vault/disk-")
