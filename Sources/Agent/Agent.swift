@@ -36,6 +36,6 @@ struct Agent: Sendable {
 
     /// Offers a volume to NBD clients under its own name, with all its bitmaps.
     func export(_ volume: Volume) async throws(BlockError) {
-        try await exports.add(VolumeExport(volume, events: events))
+        try await exports.add(VolumeExport(volume, events: events, log: log))
     }
 }

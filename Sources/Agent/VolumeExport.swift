@@ -1,5 +1,6 @@
 import BlockCore
 import Control
+import Logging
 import NBDServer
 import Synchronization
 import Volumes
@@ -16,19 +17,19 @@ final class VolumeExport: AgentExport {
     private let failures: GuestFailures
 
     /// The export that every volume has under its own name, with whatever bitmaps there are.
-    convenience init(_ volume: Volume, events: QMPEventHub) {
+    convenience init(_ volume: Volume, events: QMPEventHub, log: Logger) {
         self.init(
             volume, id: volume.name, name: volume.name, description: nil,
-            isReadOnly: volume.isReadOnly, bitmaps: nil, events: events)
+            isReadOnly: volume.isReadOnly, bitmaps: nil, events: events, log: log)
     }
 
     /// An export with `bitmaps`, which the volume has been told to hold.
     init(
         _ volume: Volume, id: String, name: String, description: String?, isReadOnly: Bool,
-        bitmaps: [String]?, events: QMPEventHub
+        bitmaps: [String]?, events: QMPEventHub, log: Logger
     ) {
         self.volume = volume
-        failures = GuestFailures(volumeName: volume.name, events: events)
+        failures = GuestFailures(volumeName: volume.name, events: events, log: log)
         self.id = id
         self.name = name
         self.description = description ?? "volume \(volume.name) (\(volume.uuid))"

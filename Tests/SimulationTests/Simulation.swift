@@ -70,7 +70,9 @@ struct Simulation {
         do {
             try check.run()
         } catch {
-            return [finding("\(place): \(error)")] + check.faults.map { finding("\(place): \($0)") }
+            // The agent that met it knows more than what its client was told.
+            let log = (try? String(contentsOfFile: workload.machine.logPath, encoding: .utf8)) ?? ""
+            return [finding("\(place): \(error)\n\(log)")] + check.faults.map { finding("\(place): \($0)") }
         }
         return check.faults.map { finding("\(place): \($0)") }
     }

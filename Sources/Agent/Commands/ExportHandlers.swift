@@ -93,7 +93,7 @@ extension Agent {
         return VolumeExport(
             volume, id: arguments.id, name: arguments.name ?? name,
             description: arguments.description, isReadOnly: !isWritable,
-            bitmaps: bitmaps, events: events)
+            bitmaps: bitmaps, events: events, log: log)
     }
 
     private func pointExport(

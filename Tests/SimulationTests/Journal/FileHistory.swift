@@ -28,8 +28,11 @@ struct FileHistory {
         for (_, record) in operations[..<durable] { file.apply(record, journal) }
         let style = LossStyle(&random)
         var keep = style.keeper(of: operations.count - durable, &random)
-        for (_, record) in operations[durable...] {
-            if record.isDurable {
+        // A durable write brings the size that the file has by then with it, as fdatasync does.
+        let sized = operations[durable...].lastIndex { $0.record.isDurable } ?? durable
+        for (index, (_, record)) in operations.enumerated().dropFirst(durable) {
+            let isSize = [.truncate, .allocate].contains(record.kind)
+            if record.isDurable || isSize && index < sized {
                 file.apply(record, journal)
             } else if case .torn(let sectorBytes) = style, [.write, .zero].contains(record.kind) {
                 file.apply(record, journal, sectorBytes: sectorBytes) { keep.next(&random) }
