@@ -8,7 +8,8 @@ package import BlockCore
 //   3  keep       what a running backup still needs goes to its fleece
 //   4  write      into the top node
 //   5  mark       the bits of every recording bitmap, whether the write succeeded or failed
-//   6  release    the range, then the reply
+//   6  copy       to the target of a mirror in write-blocking mode
+//   7  release    the range, then the reply
 //
 // Marking comes *after* the write: a job that cleared the bit and read in between would have
 // copied the old data, and nobody would mark the new. Marking also after a failure: a failed
@@ -29,6 +30,7 @@ extension Volume {
         defer { locks.release(hold) }
         guard log.isAnnounced(range) else { return false }
         for point in duties.points where !point.allowsWrite(range) { return false }
+        guard duties.followers.isEmpty else { return false }
         if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
@@ -44,21 +46,21 @@ extension Volume {
     package func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
         let range = ByteRange(offset: offset, lengthBytes: UInt64(source.count))
         try checkWritable(range, "write")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, .written(source)) { (top) throws(BlockError) in
             try await top.write(at: offset, from: source)
         }
     }
 
     package func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
         try checkWritable(range, "write zeroes")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, .zeroed(mayUnmap: mayUnmap)) { (top) throws(BlockError) in
             try await top.writeZeroes(range, mayUnmap: mayUnmap)
         }
     }
 
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, .unknown) { (top) throws(BlockError) in
             try await top.discard(range)
         }
     }
@@ -67,12 +69,14 @@ extension Volume {
     package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool {
         guard !range.isEmpty, let hold = locks.tryAcquire(range) else { return false }
         defer { locks.release(hold) }
-        return duties.points.isEmpty && top.canZeroFast(range, mayUnmap: mayUnmap)
+        return duties.points.isEmpty && duties.followers.isEmpty
+            && top.canZeroFast(range, mayUnmap: mayUnmap)
     }
 
     /// Runs one change of content through all steps.
     private func change(
-        _ range: ByteRange, _ body: (any BlockDevice) async throws(BlockError) -> Void
+        _ range: ByteRange, _ change: WriteChange,
+        _ body: (any BlockDevice) async throws(BlockError) -> Void
     ) async throws(BlockError) {
         guard !range.isEmpty else { return }
         // Before the range is held, as one would do who marks early: what takes the bits holds all.
@@ -84,10 +88,17 @@ extension Volume {
             try await body(top)
         } catch {
             if !Mutant.forgetFailedWrite.isActive { mark(range) }
+            await follow(range, .unknown)
             throw error
         }
         if Mutant.keepAfterWrite.isActive { await keep(range) }
         mark(range)
+        await follow(range, change)
+    }
+
+    /// Step 6.
+    private func follow(_ range: ByteRange, _ change: WriteChange) async {
+        for follower in duties.followers { await follower.follow(range, change) }
     }
 
     /// Step 3.

@@ -30,6 +30,8 @@ final class ClusterAllocator: Sendable {
         /// Counts the times that `draining` was filled.
         var drainings: UInt64 = 0
         var refill: Task<Void, Never>?
+        /// The end when it was last closed, or opened.
+        var cleanEnd: UInt64
     }
 
     /// More runs of freed clusters than this, and a flush is due.
@@ -49,7 +51,7 @@ final class ClusterAllocator: Sendable {
     /// Never cut below: refcounts that were wrong from the start must not cost data.
     private let endAtOpen: UInt64
     private let turn = AsyncLock()
-    private let state = HostMutex(State())
+    private let state: HostMutex<State>
 
     init(
         file: any StorageFile, dataFile: (any StorageFile)?, refcounts: Refcounts,
@@ -70,6 +72,7 @@ final class ClusterAllocator: Sendable {
             batchBytes / geometry.clusterBytes,
             dataFile == nil ? geometry.clusterCount + tables : min(tables, 64))
         endAtOpen = refcounts.endCluster
+        state = HostMutex(State(cleanEnd: refcounts.endCluster))
         cache.setLost(geometry.bytes(of: refcounts.lost))
     }
 
@@ -162,7 +165,8 @@ final class ClusterAllocator: Sendable {
         try await flushes.flush()
     }
 
-    /// Flushes and gives back all that is not in use. Nothing may be in flight or follow.
+    /// Flushes and gives back all that is not in use. No change may be in flight. One may follow,
+    /// and needs another close.
     func close() async throws(BlockError) {
         await state.withLock { $0.refill }?.value
         try await flush()
@@ -177,12 +181,17 @@ final class ClusterAllocator: Sendable {
                 return state.reserve
             }
             // An image in which nothing was allocated keeps its modification time.
-            if reserve.isEmpty && refcounts.endCluster == endAtOpen { return }
+            let cleanEnd = state.withLock { $0.cleanEnd }
+            if reserve.isEmpty && refcounts.endCluster == cleanEnd { return }
             try await pool.run { [self] () throws(BlockError) in
                 for run in reserve { _ = try refcounts.lower(run) }
                 let end = max(endAtOpen, try refcounts.countedEnd())
                 refcounts.setEnd(end)
                 try file.truncate(toBytes: end << UInt64(geometry.clusterBits))
+                state.withLock { state in
+                    state.cleanEnd = end
+                    for run in reserve { state.searchFrom = min(state.searchFrom, run.first) }
+                }
             }
         }
         try await flushes.flush()
