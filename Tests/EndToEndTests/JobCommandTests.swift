@@ -29,6 +29,12 @@ import Testing
         let status: String
         let speed: UInt64
         let error: String?
+        let ioStatus: String
+
+        private enum CodingKeys: String, CodingKey {
+            case device, status, speed, error
+            case ioStatus = "io-status"
+        }
     }
 
     private func job(_ id: String) throws -> Job? {
@@ -180,6 +186,50 @@ import Testing
         while try job(id) != nil, Date() < deadline { usleep(10_000) }
         #expect(try agent.copy("now", to: directory.path("copy")).allSatisfy { $0 == 7 })
         #expect(try agent.run(["stream", "now"]).errors.contains("does not depend"))
+    }
+
+    /// A point that is damaged in the middle of a stream, and repaired.
+    @Test func aStreamWaitsForItsPointOrSkipsWhatIsDamaged() throws {
+        let point = try agent.backUp("a").id
+        let vault = directory.path("vault")
+        let folder = try #require(
+            FileManager.default.contentsOfDirectory(atPath: vault).first { $0.hasPrefix("a.") })
+        let image = "\(vault)/\(folder)/\(point).qcow2"
+        for policy in ["stop", "ignore"] {
+            try agent.tell(
+                "qmp", "point-restore",
+                #"{"point": "\#(point)", "as-volume": "\#(policy)", "instant": true, "#
+                    + #""speed": 1024, "job-id": "job", "auto-dismiss": false, "#
+                    + #""on-source-error": "\#(policy)"}"#)
+            let healthy = try exchange([UInt8](repeating: 9, count: 4096), at: 7 << 20, in: image)
+            try agent.tell("job", "set-speed", "job", "0")
+            try wait("job", for: policy == "stop" ? "paused" : "concluded")
+            #expect(try job("job")?.ioStatus == (policy == "stop" ? "failed" : "ok"))
+            _ = try exchange(healthy, at: 7 << 20, in: image)
+            if policy == "stop" {
+                try agent.tell("job", "resume", "job")
+                try wait("job", for: "concluded")
+                #expect(try job("job")?.error == nil)
+            } else {
+                #expect(try job("job")?.error != nil)
+                try agent.tell("stream", policy)
+            }
+            try agent.tell("job", "dismiss", "job")
+            #expect(try agent.run(["stream", policy]).errors.contains("does not depend"))
+            let copy = directory.path("copy-\(policy)")
+            #expect(try agent.copy(policy, to: copy).allSatisfy { $0 == 7 })
+        }
+    }
+
+    /// Puts `bytes` into a file and returns what was there.
+    private func exchange(_ bytes: [UInt8], at offset: UInt64, in path: String) throws -> [UInt8] {
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        try file.seek(toOffset: offset)
+        let old = try file.read(upToCount: bytes.count) ?? Data()
+        try file.seek(toOffset: offset)
+        try file.write(contentsOf: Data(bytes))
+        try file.close()
+        return Array(old)
     }
 
     private mutating func restart(_ signal: Int32) throws {
