@@ -3,7 +3,7 @@ import GRDB
 extension CatalogMigrations {
     /// The bitmaps that jobs work off.
     static func registerMirrors(in migrator: inout DatabaseMigrator) {
-        migrator.registerMigration("7") { database in
+        migrator.registerMigration("6") { database in
             try database.execute(
                 sql: """
                     CREATE TABLE working_bitmap (

@@ -270,5 +270,9 @@ private final class MirrorRun {
         try startAgain()
     }
 
-    func startAgain() throws { agent = try AgentProcess(state: directory.path("state")) }
+    func startAgain() throws {
+        agent = try AgentProcess(state: directory.path("state"))
+        // A mirror that was interrupted is shown as one that failed, and keeps its id until then.
+        _ = try agent.run(["job", "dismiss", "disk"])
+    }
 }
