@@ -1,5 +1,6 @@
 import BlockCore
 import Control
+import Foundation
 import Jobs
 import Repository
 
