@@ -201,7 +201,7 @@ private final class MirrorRun {
     /// Another server with an image of the same length.
     func serveTarget() throws -> ServerProcess {
         let path = path(of: .nbd)
-        FileManager.default.createFile(atPath: path, contents: nil)
+        _ = FileManager.default.createFile(atPath: path, contents: nil)
         truncate(path, off_t(MirrorTests.lengthBytes))
         let socket = directory.path("target.sock")
         return try ServerProcess(
