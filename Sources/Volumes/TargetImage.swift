@@ -9,7 +9,7 @@ import DriverRaw
 // what has the rest, is written in whole clusters: one that was copied in part would hide what is
 // below. And zeroes must be stored in it as zeroes, not left out: below, there may be something
 // else. So while it is a target it is open over a backing that says it has content everywhere, and
-// that nobody ever reads (`OpaqueBacking`). At a pivot that goes; if the source's own top is to be
+// that no cluster ever takes any of (`OpaqueBacking`). At a pivot that goes; if the source's own top is to be
 // the backing, which cannot be opened while it is written, it comes in its place.
 
 /// The backing that an image made for a mirror is to name.
@@ -134,7 +134,7 @@ package struct TargetImage: Sendable {
     }
 }
 
-/// A backing that claims to have content everywhere and has none.
+/// A backing that claims to have content everywhere and has only zeroes.
 private final class OpaqueBacking: BlockDevice {
     let nodeName = "what is below the target"
     let lengthBytes: UInt64
@@ -149,14 +149,19 @@ private final class OpaqueBacking: BlockDevice {
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> ReadAttempt { throw refusal("read") }
+    ) throws(BlockError) -> ReadAttempt {
+        destination.initializeMemory(as: UInt8.self, repeating: 0)
+        return .done
+    }
 
     func tryWrite(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) -> Bool { throw refusal("write") }
 
+    /// A driver may look at what it is going to overwrite whole, to see whether there is anything to
+    /// lose: there is not.
     func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
-        throw refusal("read")
+        destination.bytes.initializeMemory(as: UInt8.self, repeating: 0)
     }
 
     func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
