@@ -110,7 +110,8 @@ final class MirrorCopy: Sendable {
         let claim = working.claim(
             from: position.load(ordering: .relaxed), lengthMax: claimBytes,
             unitBytes: target.unitBytes)
-        if let claim { position.store(claim.range.end, ordering: .relaxed) }
+        // Only forward, whoever comes last: a pass over what guests are writing has to end.
+        if let claim { position.max(claim.range.end, ordering: .relaxed) }
         return claim
     }
 
