@@ -46,6 +46,7 @@ package enum AgentMain {
         let recovery = await recover(agent)
         agent.overlays.register(with: agent.revival)
         let interrupted = await agent.revival.takeStock()
+        await dropWorkingBitmaps(agent, but: interrupted.compactMap(\.resumption.bitmapID))
         let streams = Task {
             await agent.revival.resume(interrupted)
             await agent.overlays.resume()
@@ -148,6 +149,19 @@ package enum AgentMain {
         return task
     }
 
+    /// Ends what interrupted jobs recorded that do not go on.
+    private static func dropWorkingBitmaps(_ agent: Agent, but kept: [Int64]) async {
+        for volume in await agent.volumes.volumes() {
+            for working in volume.workingBitmaps where !kept.contains(working.id) {
+                do throws(BlockError) { try await volume.endWorkingBitmap(working) } catch {
+                    agent.log.warning(
+                        "what job \(working.jobID) recorded is still being recorded: \(error)",
+                        metadata: ["volume": "\(volume.name)"])
+                }
+            }
+        }
+    }
+
     /// Answers commands until a signal or `quit` ends it.
     private static func serveControl(_ agent: Agent, _ nbd: NBDServer) async throws {
         let stop = StopRequest()
@@ -159,6 +173,7 @@ package enum AgentMain {
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
         agent.registerStreamCommands(in: &table)
+        agent.registerMirrorCommands(in: &table)
         agent.registerJobCommands(in: &table)
         agent.registerTransactionCommand(in: &table)
         agent.registerProblemCommands(in: &table)

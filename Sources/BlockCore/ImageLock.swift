@@ -87,6 +87,18 @@ package final class ImageLock: Sendable {
         }
     }
 
+    /// Lets others read the image, which is written no more from here on: the locks become those for
+    /// reading. Should that fail, they are kept.
+    package func stopWriting() {
+        descriptor.withLock { descriptor in
+            guard let descriptor else { return }
+            for permission in Use.writing.usedPermissions
+            where !Use.reading.usedPermissions.contains(permission) {
+                _ = clinux_unlock_byte(descriptor, Self.usedBase + permission)
+            }
+        }
+    }
+
     /// Whether the path still names the file that is locked.
     package var isInPlace: Bool {
         descriptor.withLock { descriptor in

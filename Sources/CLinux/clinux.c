@@ -77,6 +77,11 @@ int clinux_lock_byte(int fd, int64_t offset) {
     return fcntl(fd, F_OFD_SETLK, &lock);
 }
 
+int clinux_unlock_byte(int fd, int64_t offset) {
+    struct flock lock = byte_lock(F_UNLCK, offset);
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 int clinux_is_byte_locked(int fd, int64_t offset) {
     struct flock lock = byte_lock(F_WRLCK, offset);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0) return -1;

@@ -62,6 +62,9 @@ extension Catalog {
     private static func settle(in database: Database, at time: Date) throws {
         try database.execute(sql: "DELETE FROM bitmap WHERE successorOf IS NOT NULL")
         try database.execute(
+            sql: "DELETE FROM bitmap WHERE id IN (SELECT bitmapID FROM working_bitmap);"
+                + " DELETE FROM working_bitmap")
+        try database.execute(
             sql: "UPDATE bitmap SET pendingRepositoryID = NULL, pendingPointID = NULL,"
                 + " inconsistency = ifnull(inconsistency, ?)",
             arguments: ["known from a copy of the catalog of \(time.formatted(.iso8601))"])

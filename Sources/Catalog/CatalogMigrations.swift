@@ -37,6 +37,7 @@ enum CatalogMigrations {
                     + " DEFAULT 'power' CHECK (durability IN ('power', 'process'))")
             try database.execute(sql: "ALTER TABLE volume ADD COLUMN bootID TEXT")
         }
+        registerMirrors(in: &migrator)
         return migrator
     }
 

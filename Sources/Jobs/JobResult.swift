@@ -7,6 +7,7 @@ package enum JobResult: Sendable {
     case backup([BackupOutcome], failures: [JobFailure])
     case restore(RestoreOutcome)
     case stream(StreamOutcome)
+    case mirror(MirrorOutcome)
     case verify([VerifyOutcome])
 }
 

@@ -15,6 +15,9 @@ struct BitmapEntry {
         var bits: DirtyBitmap
     }
 
+    /// The job that is going to change it when it ends, if there is one besides a backup.
+    var jobID: String?
+
     /// The name by which users know it.
     var name: String { record.name ?? "" }
 
@@ -28,6 +31,8 @@ struct BitmapEntry {
 /// The bitmaps of a volume by name.
 struct BitmapTable {
     var entries: [BitmapEntry] = []
+    /// Those of jobs, which users do not see.
+    var working: [WorkingBitmap] = []
 
     subscript(name: String) -> BitmapEntry? {
         get { entries.first { $0.name == name } }
@@ -41,18 +46,20 @@ struct BitmapTable {
     }
 
     /// The bits that a write sets.
-    var recording: [DirtyBitmap] { entries.compactMap(\.recordingBits) }
+    var recording: [DirtyBitmap] {
+        entries.compactMap(\.recordingBits) + working.flatMap(\.recordingBits)
+    }
 
     /// What changed since it was last taken: of all that `range` touches, or of everything, and at
     /// most `limit` chunks of each bitmap.
     func takeDirtyChunks(
         touching range: ByteRange? = nil, limit: Int = .max
     ) -> [TakenChunks] {
-        entries.flatMap { entry in
+        let named = entries.flatMap { entry in
             [(entry.record.id, entry.bits)]
                 + (entry.successor.map { [($0.record.id, $0.bits)] } ?? [])
         }
-        .map {
+        return (named + working.map { ($0.record.bitmap.id, $0.unsettled) }).map {
             TakenChunks(
                 bitmapID: $0.0, bits: $0.1,
                 chunks: $0.1.takeDirtyChunks(touching: range, limit: limit))

@@ -42,6 +42,12 @@ final class DetachableBacking: BlockDevice {
         }
     }
 
+    /// Shows `device` where there is none.
+    func attach(_ device: any BlockDevice) {
+        state.withLock { $0.device = device }
+        length.store(device.lengthBytes, ordering: .releasing)
+    }
+
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {

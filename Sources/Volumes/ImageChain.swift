@@ -23,7 +23,7 @@ package struct ImageNode: Sendable {
     var driver: String { lock == nil ? "nbd" : "file" }
 
     /// Lets others have the image.
-    fileprivate func unlock() {
+    func unlock() {
         dataLock?.release()
         lock?.release()
     }
@@ -36,16 +36,17 @@ package struct ImageNode: Sendable {
 package final class ImageChain: Sendable {
     private let opened: Mutex<[ImageNode]>
 
+    /// The device that shows the whole chain.
+    package let top: any BlockDevice
+
     init(nodes: [ImageNode]) {
         precondition(!nodes.isEmpty)
         opened = Mutex(nodes)
+        top = nodes[0].device
     }
 
     /// From the top down; never empty.
     package var nodes: [ImageNode] { opened.withLock { $0 } }
-
-    /// The device that shows the whole chain.
-    package var top: any BlockDevice { nodes[0].device }
 
     /// Makes the top durable with its times, unless it is only read: a power loss must not leave it
     /// older than what is recorded of it now. Blocks.

@@ -88,6 +88,44 @@ package enum ImageOpener {
         return [node] + below
     }
 
+    /// Locks and opens the qcow2 image `path` for writing, over a device that is open already and
+    /// that its header names as its backing. Blocks.
+    static func openOverlay(
+        path: String, over base: ImageNode, pool: IOPool
+    ) throws(BlockError) -> ImageNode {
+        let lock = try ImageLock(path: path, use: .writing)
+        let header = try Qcow2Device.readHeader(path: path)
+        guard !header.hasDataFile else {
+            throw BlockError(
+                .unsupported, "open the overlay", on: path,
+                detail: "it keeps its data in an external file")
+        }
+        guard let backing = header.backing, try isSame(try resolve(backing.name, from: path), base),
+            try format(of: backing, in: path) == base.format
+        else {
+            throw BlockError(
+                .invalid, "open the overlay", on: path,
+                detail: "its header has to name \(base.path) (\(base.format.rawValue)) as its "
+                    + "backing file")
+        }
+        let found = try ImageFingerprint(of: lock, format: .qcow2)
+        try Qcow2Check.repairIfDirty(path: path)
+        let detachable = DetachableBacking(base.device)
+        let device = try Qcow2Device.open(
+            path: path, readOnly: false, backing: detachable, pool: pool)
+        return ImageNode(
+            path: path, format: .qcow2, isDirect: false, device: device, lock: lock, dataLock: nil,
+            backing: detachable, found: found)
+    }
+
+    private static func isSame(_ path: String, _ node: ImageNode) throws(BlockError) -> Bool {
+        if path == node.path { return true }
+        guard !NBDDevice.isURI(path), let identity = HostFile.identity(of: path) else {
+            return false
+        }
+        return identity == HostFile.identity(of: node.path)
+    }
+
     /// The protocol has no locks: who else uses the export is the server's to know.
     private static func exportNode(
         uri: String, format: ImageFormat, readOnly: Bool

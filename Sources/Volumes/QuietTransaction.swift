@@ -53,7 +53,10 @@ package enum QuietTransaction {
             if Mutant.flushBeforeFreeze.isActive { try await volume.flush() }
         }
         let started = ContinuousClock.now
-        let holds = try await hold(volumes, until: started + deadline)
+        let end = started + deadline
+        let holds =
+            Mutant.freezeWithoutDrain.isActive
+            ? [] : try await Volume.hold(volumes, until: end, to: "freeze")
         defer { for (volume, hold) in holds { volume.locks.release(hold) } }
         let nanoseconds = currentNanoseconds()
         var frozen: [FrozenVolume] = []
@@ -73,26 +76,6 @@ package enum QuietTransaction {
         let instant = FreezeInstant(
             nanoseconds: nanoseconds, heldFor: ContinuousClock.now - started)
         return (frozen, instant)
-    }
-
-    private static func hold(
-        _ volumes: [Volume], until deadline: ContinuousClock.Instant
-    ) async throws(BlockError) -> [(Volume, RangeLock.Hold)] {
-        if Mutant.freezeWithoutDrain.isActive { return [] }
-        var holds: [(Volume, RangeLock.Hold)] = []
-        for volume in volumes {
-            let rest =
-                Mutant.freezeWithoutDeadline.isActive
-                ? .seconds(3600) : deadline - ContinuousClock.now
-            guard let hold = await volume.locks.acquire(Volume.allBytes, within: rest) else {
-                for (held, hold) in holds { held.locks.release(hold) }
-                throw BlockError(
-                    .busy, "freeze", on: volume.name,
-                    detail: "writes in flight did not finish before the deadline; try again")
-            }
-            holds.append((volume, hold))
-        }
-        return holds
     }
 
     /// On the catalog's thread with every volume held.

@@ -18,7 +18,7 @@ package struct BitmapStatus: Sendable {
     /// Dirty granules times granularity.
     package var dirtyBytes: UInt64
     package var isRecording: Bool
-    /// Whether a backup holds it.
+    /// Whether a job holds it.
     package var isBusy: Bool
     /// Why it can be trusted no longer, if it cannot.
     package var inconsistentReason: String?
@@ -44,7 +44,10 @@ extension Volume {
     /// The granularity of a bitmap where none is asked for: the cluster size of the image, within
     /// 4 KiB to 64 KiB, or 64 KiB where there are no clusters, as QEMU chooses it.
     package var defaultGranularityBytes: UInt64 {
-        top is RawDevice ? 64 << 10 : min(max(allocationUnitBytes, 4 << 10), 64 << 10)
+        using { chain in
+            chain.top is RawDevice
+                ? 64 << 10 : min(max(chain.top.allocationUnitBytes, 4 << 10), 64 << 10)
+        }
     }
 
     /// All bitmaps, in the order in which they were added.
@@ -192,18 +195,19 @@ extension Volume {
     }
 
     /// Changes the table and the catalog together: either both or neither.
-    private func changeBitmaps(
+    func changeBitmaps<T: Sendable>(
         _ operation: String, mutant: Mutant? = nil,
-        _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> Void
-    ) async throws(BlockError) {
+        _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> T
+    ) async throws(BlockError) -> T {
         try await persistAhead()
-        try await atQuietInstant { [self] (catalog) throws(BlockError) in
+        return try await atQuietInstant { [self] (catalog) throws(BlockError) in
             var table = bitmaps.withLock { $0 }
             var refusal: BlockError?
+            var made: T?
             do throws(BlockError) {
                 try persistAll(in: catalog, mutant) { (transaction) throws(CatalogError) in
                     do {
-                        try body(&table, transaction)
+                        made = try body(&table, transaction)
                     } catch let error as CatalogError {
                         throw error
                     } catch {
@@ -217,6 +221,8 @@ extension Volume {
             let result = table
             bitmaps.withLock { $0 = result }
             duties.recording = result.recording
+            guard let made else { preconditionFailure("the transaction ran its body") }
+            return made
         }
     }
 
@@ -240,6 +246,11 @@ extension BitmapTable {
                 .busy, "use bitmap '\(bitmapName)'", on: volume,
                 detail: "a backup of it is running: wait for it or cancel it")
         }
+        if let jobID = entry.jobID {
+            throw BlockError(
+                .busy, "use bitmap '\(bitmapName)'", on: volume,
+                detail: "job '\(jobID)' uses it: wait for it or cancel it")
+        }
         guard allowsInconsistent || !entry.record.isInconsistent else {
             throw BlockError(
                 .invalid, "use bitmap '\(bitmapName)'", on: volume,
@@ -254,7 +265,7 @@ extension BitmapEntry {
     fileprivate var status: BitmapStatus {
         BitmapStatus(
             name: name, granularityBytes: record.granularityBytes, dirtyBytes: bits.dirtyBytes,
-            isRecording: record.isRecording, isBusy: successor != nil,
+            isRecording: record.isRecording, isBusy: successor != nil || jobID != nil,
             inconsistentReason: record.isInconsistent
                 ? record.inconsistency ?? "unknown" : nil,
             continues: record.continues)

@@ -46,6 +46,11 @@ extension Volume {
                 detail: "what lies behind \(newLength) bytes would be lost: "
                     + "say that it may be, with --shrink")
         }
+        if let user = workingJobID {
+            throw BlockError(
+                .busy, "resize", on: name,
+                detail: "\(user) is at work on it: wait for that or cancel it")
+        }
         guard frozenBitmaps().isEmpty, duties.points.isEmpty else {
             throw BlockError(
                 .busy, "resize", on: name,

@@ -17,12 +17,18 @@ import DriverQcow2
 //   backing images
 
 extension Volume {
+    /// The images of its chain, from the top down.
+    package var imagePaths: [String] { using { $0.nodes.map(\.path) } }
+
     /// Whether it needs other images than its own.
-    package var hasBacking: Bool { chain.nodes.count > 1 }
+    package var hasBacking: Bool { using { $0.nodes.count > 1 } }
 
     /// The parts of `range` that its own image does not hold and that do not read as zeroes.
     package func unpopulatedRanges(in range: ByteRange) async throws(BlockError) -> [ByteRange] {
-        try await top.allExtents(in: range).filter { $0.depth > 0 && !$0.isZero }.map(\.range)
+        let use = images.begin()
+        defer { images.end(use) }
+        return try await use.value.top.allExtents(in: range)
+            .filter { $0.depth > 0 && !$0.isZero }.map(\.range)
     }
 
     /// Stores `content`, which its backing images have at `range`, in its own image, where that
@@ -49,7 +55,10 @@ extension Volume {
     /// Makes image and catalog forget the backing images, all of which is in the image, and closes
     /// them. The pin by which the catalog knows of them is nobody's after that.
     package func forgetBacking(pinID: String) async throws(BlockError) {
-        guard let image = top as? Qcow2Device else {
+        try claimChain(for: "a stream")
+        defer { releaseChain() }
+        let chain = chain
+        guard let image = chain.top as? Qcow2Device else {
             throw BlockError(.unsupported, "detach from its backing", on: name)
         }
         try await image.flush()

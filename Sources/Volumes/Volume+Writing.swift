@@ -8,7 +8,8 @@ package import BlockCore
 //   3  keep       what a running backup still needs goes to its fleece
 //   4  write      into the top node
 //   5  mark       the bits of every recording bitmap, whether the write succeeded or failed
-//   6  release    the range, then the reply
+//   6  copy       to the target of a mirror in write-blocking mode
+//   7  release    the range, then the reply
 //
 // Marking comes *after* the write: a job that cleared the bit and read in between would have
 // copied the old data, and nobody would mark the new. Marking also after a failure: a failed
@@ -29,7 +30,7 @@ extension Volume {
         guard let hold = locks.tryAcquire(range) else { return false }
         defer { locks.release(hold) }
         guard log.isAnnounced(range) else { return false }
-        guard tryKeep(range) else { return false }
+        guard duties.followers.isEmpty, tryKeep(range) else { return false }
         if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
@@ -45,21 +46,21 @@ extension Volume {
     package func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
         let range = ByteRange(offset: offset, lengthBytes: UInt64(source.count))
         try checkWritable(range, "write")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, .written(source)) { (top) throws(BlockError) in
             try await top.write(at: offset, from: source)
         }
     }
 
     package func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
         try checkWritable(range, "write zeroes")
-        try await change(range) { (top) throws(BlockError) in
+        try await change(range, .zeroed(mayUnmap: mayUnmap)) { (top) throws(BlockError) in
             try await top.writeZeroes(range, mayUnmap: mayUnmap)
         }
     }
 
     package func discard(_ range: ByteRange) async throws(BlockError) {
         try checkWritable(range, "discard")
-        try await change(range, marks: !Mutant.discardWithoutMarking.isActive) {
+        try await change(range, .unknown, marks: !Mutant.discardWithoutMarking.isActive) {
             (top) throws(BlockError) in
             try await top.discard(range)
         }
@@ -69,12 +70,13 @@ extension Volume {
     package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool {
         guard !range.isEmpty, let hold = locks.tryAcquire(range) else { return false }
         defer { locks.release(hold) }
-        return duties.points.isEmpty && top.canZeroFast(range, mayUnmap: mayUnmap)
+        return duties.points.isEmpty && duties.followers.isEmpty
+            && top.canZeroFast(range, mayUnmap: mayUnmap)
     }
 
     /// Runs one change of content through all steps.
     private func change(
-        _ range: ByteRange, marks: Bool = true,
+        _ range: ByteRange, _ change: WriteChange, marks: Bool = true,
         _ body: (any BlockDevice) async throws(BlockError) -> Void
     ) async throws(BlockError) {
         guard !range.isEmpty else { return }
@@ -87,10 +89,12 @@ extension Volume {
             try await body(top)
         } catch {
             if !Mutant.forgetFailedWrite.isActive { mark(range) }
+            await follow(range, .unknown)
             throw error
         }
         if Mutant.keepAfterWrite.isActive { await keep(range) }
         if marks { mark(range) }
+        await follow(range, change)
     }
 
     /// Step 3, if it needs no waiting.
@@ -99,6 +103,11 @@ extension Volume {
             return duties.points.allSatisfy { $0.allowsWrite(range) }
         }
         return duties.points.allSatisfy { $0.tryKeep(range) }
+    }
+
+    /// Step 6.
+    private func follow(_ range: ByteRange, _ change: WriteChange) async {
+        for follower in duties.followers { await follower.follow(range, change) }
     }
 
     /// Step 3.

@@ -23,12 +23,14 @@ package final class Volume: BlockDevice {
     /// How long a close waits for writes that do not complete.
     static let closeLimit = Duration.seconds(30)
 
-    /// The images that it consists of.
-    let chain: ImageChain
+    /// The images that it consists of. Reads use them; everything else holds a part of the volume,
+    /// so that they are replaced only with the whole of it held.
+    let images: Switchable<ImageChain>
+    package let isReadOnly: Bool
+    /// Who is changing the images at the moment; nobody else may then.
+    let chainUser = Mutex<String?>(nil)
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
     package let doubt: String?
-    /// The device that shows the whole chain.
-    let top: any BlockDevice
     let locks = RangeLock()
     let queue: CatalogQueue
     let bitmaps: Mutex<BitmapTable>
@@ -41,6 +43,8 @@ package final class Volume: BlockDevice {
         var recording: [DirtyBitmap] = []
         /// The points whose old content a write keeps first.
         var points: [PointInTime] = []
+        /// Who is told of every change before it is acknowledged.
+        var followers: [any WriteFollower] = []
     }
 
     /// `nonisolated(unsafe)` is safe because of the range lock: the duties are read only with a
@@ -59,9 +63,9 @@ package final class Volume: BlockDevice {
         uuid = record.pointUUID.uuidString.lowercased()
         name = record.name
         length = Atomic(record.lengthBytes)
-        self.chain = chain
+        images = Switchable(chain)
+        isReadOnly = chain.top.isReadOnly
         self.doubt = doubt
-        top = chain.top
         self.queue = queue
         log = ActivityLog(
             volumeID: record.id, lengthBytes: record.lengthBytes, regionBytes: record.regionBytes,
@@ -71,9 +75,21 @@ package final class Volume: BlockDevice {
     }
 
     package var nodeName: String { name }
-    package var isReadOnly: Bool { top.isReadOnly }
-    package var allocationUnitBytes: UInt64 { top.allocationUnitBytes }
-    package var chainNodeCount: Int { top.chainNodeCount }
+    package var allocationUnitBytes: UInt64 { using { $0.top.allocationUnitBytes } }
+    package var chainNodeCount: Int { using { $0.top.chainNodeCount } }
+
+    /// The images, for who holds a part of the volume.
+    var chain: ImageChain { images.current }
+
+    /// The device that shows the whole chain, for who holds a part of the volume.
+    var top: any BlockDevice { images.current.top }
+
+    /// Looks at the images with nothing held.
+    func using<T>(_ body: (ImageChain) -> T) -> T {
+        let use = images.begin()
+        defer { images.end(use) }
+        return body(use.value)
+    }
 
     /// What to hold in order to hold the whole volume, however long it becomes.
     static let allBytes = ByteRange(offset: 0, end: 1 << 63)
@@ -86,23 +102,31 @@ package final class Volume: BlockDevice {
     ) throws(BlockError) -> ReadAttempt {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
-        return try top.tryRead(at: offset, into: destination)
+        let use = images.begin()
+        defer { images.end(use) }
+        return try use.value.top.tryRead(at: offset, into: destination)
     }
 
     package func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
         try checkInside(
             ByteRange(offset: offset, lengthBytes: UInt64(destination.count)), "read")
-        try await top.read(at: offset, into: destination)
+        let use = images.begin()
+        defer { images.end(use) }
+        try await use.value.top.read(at: offset, into: destination)
     }
 
     package func flush() async throws(BlockError) {
         if Mutant.flushNothing.isActive { return }
-        try await top.flush()
+        let use = images.begin()
+        defer { images.end(use) }
+        try await use.value.top.flush()
     }
 
     package func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
         try checkInside(range, "map")
-        return try await top.extents(in: range, limit: limit)
+        let use = images.begin()
+        defer { images.end(use) }
+        return try await use.value.top.extents(in: range, limit: limit)
     }
 
     /// Flushes and closes the nodes, makes the bitmaps durable with the nodes' fingerprints, and
@@ -136,6 +160,12 @@ package final class Volume: BlockDevice {
             throw BlockError(
                 .busy, "close", on: name,
                 detail: "it is being backed up: wait for the job or cancel it")
+        }
+        if let user = workingJobID ?? chainUser.withLock({ $0 }) {
+            locks.release(hold)
+            throw BlockError(
+                .busy, "close", on: name,
+                detail: "\(user) is at work on it: wait for that or cancel it")
         }
         do throws(BlockError) { try await leave() } catch {
             locks.release(hold)
@@ -185,12 +215,27 @@ package final class Volume: BlockDevice {
             detail: "writes in flight did not finish within \(deadline)")
     }
 
+    /// Runs `body`, which has until the instant that it is told, with no write in flight; nil if
+    /// those in flight did not finish within `limit`.
+    package func tryHolding<T: Sendable>(
+        for limit: Duration,
+        _ body: (ContinuousClock.Instant) async throws(BlockError) -> T
+    ) async throws(BlockError) -> T? {
+        let end = ContinuousClock.now + limit
+        guard let hold = await locks.acquire(Self.allBytes, within: limit) else { return nil }
+        defer { locks.release(hold) }
+        return try await body(end)
+    }
+
     /// Commits what has changed in the bitmaps, with writes going on and in small commits, so that
     /// little is left to commit for whoever holds the volume next. The log stays as it is.
     func persistAhead() async throws(BlockError) {
         if Mutant.freezeWithoutChunks.isActive || Mutant.disableWithoutChunks.isActive { return }
         // Once through the longest bitmap: what guests change meanwhile may be more than that.
-        let chunkCount = bitmaps.withLock { $0.entries.map(\.bits.chunkCount).max() ?? 0 }
+        let chunkCount = bitmaps.withLock { table in
+            (table.entries.map(\.bits) + table.working.map(\.unsettled)).map(\.chunkCount).max()
+                ?? 0
+        }
         for _ in 0...chunkCount / Self.chunksAhead {
             let hasMore = try await queue.run { [self] (catalog) throws(BlockError) in
                 let taken = bitmaps.withLock { $0.takeDirtyChunks(limit: Self.chunksAhead) }

@@ -173,8 +173,16 @@ enum VolumeOpening {
     private static func loadBitmaps(
         of volume: VolumeRecord, from catalog: CatalogSnapshot
     ) throws(CatalogError) -> BitmapTable {
-        let records = try catalog.bitmaps(ofVolume: volume.id)
+        let working = try catalog.workingBitmaps(ofVolume: volume.id)
+        let records = try catalog.bitmaps(ofVolume: volume.id).filter { record in
+            !working.contains { $0.bitmap.id == record.id }
+        }
         var table = BitmapTable()
+        for record in working {
+            table.working.append(
+                WorkingBitmap(
+                    record, try load(record.bitmap, of: volume, from: catalog), continues: nil))
+        }
         for record in records where record.successorOf == nil {
             var entry = BitmapEntry(
                 record: record, bits: try load(record, of: volume, from: catalog))

@@ -6,14 +6,14 @@ import Foundation
 
 /// All volumes of the agent: those that are open, and those that could not be opened with why.
 package actor VolumeStore {
-    private let queue: CatalogQueue
+    let queue: CatalogQueue
     private let stateDirectory: String
     private var open: [String: Volume] = [:]
     private var failures: [String: BlockError] = [:]
     /// Names of volumes that are being made or removed at the moment.
     private var reserved: Set<String> = []
     /// The chains of those that are being made and may not be in the catalog yet.
-    private var arriving: [String: [String]] = [:]
+    var arriving: [String: [String]] = [:]
 
     package init(queue: CatalogQueue, stateDirectory: String) {
         self.queue = queue
@@ -321,7 +321,7 @@ package actor VolumeStore {
     /// Two volumes on one image would not know of each other's writes: the image that one writes
     /// must be in no other's chain. The locks say so too, but not of volumes that are not open,
     /// and not by name. `paths` is a chain from its top down.
-    private func checkIsAlone(_ name: String, paths: [String]) async throws(BlockError) {
+    func checkIsAlone(_ name: String, paths: [String]) async throws(BlockError) {
         let others = try await records()
         try await IOPool.background.run { () throws(BlockError) in
             for (other, nodes) in others {
@@ -330,7 +330,7 @@ package actor VolumeStore {
         }
     }
 
-    private static func checkClash(
+    static func checkClash(
         _ name: String, _ paths: [String], _ other: String, _ otherPaths: [String]
     ) throws(BlockError) {
         let chain = paths.compactMap(ImageIdentity.init(of:))

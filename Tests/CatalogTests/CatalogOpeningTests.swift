@@ -87,7 +87,8 @@ import Testing
         let directory = try TemporaryDirectory()
         try Catalog(directory: directory.path).close()
         let migrations = "SELECT identifier FROM grdb_migrations"
-        #expect(try runSQL(migrations, on: directory.catalogPath) == ["1", "2", "3", "4", "5"])
+        #expect(
+            try runSQL(migrations, on: directory.catalogPath) == ["1", "2", "3", "4", "5", "6"])
         _ = try runSQL("INSERT INTO grdb_migrations VALUES ('999')", on: directory.catalogPath)
         let error = catalogError { _ = try Catalog(directory: directory.path) }
         #expect(error?.kind == .other)

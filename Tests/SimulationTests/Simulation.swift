@@ -71,8 +71,10 @@ struct Simulation {
             try check.run()
         } catch {
             // The agent that met it knows more than what its client was told.
-            let log = (try? String(contentsOfFile: workload.machine.logPath, encoding: .utf8)) ?? ""
-            return [finding("\(place): \(error)\n\(log)")] + check.faults.map { finding("\(place): \($0)") }
+            let path = workload.machine.logPath
+            let log = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+            return [finding("\(place): \(error)\n\(log)")]
+                + check.faults.map { finding("\(place): \($0)") }
         }
         return check.faults.map { finding("\(place): \($0)") }
     }

@@ -1,5 +1,6 @@
 import BlockCore
 import Control
+import Foundation
 import Jobs
 import Repository
 
@@ -40,6 +41,16 @@ extension Control.JobResult {
                         durationSeconds: outcome.duration.seconds)
                 ],
                 volume: outcome.volume)
+        case .mirror(let outcome):
+            self.init(
+                target: outcome.target, volume: outcome.volume,
+                mirror: JobMirror(
+                    pivoted: outcome.isPivoted, copiedBytes: outcome.copiedBytes,
+                    sentBytes: outcome.sentBytes,
+                    instantMilliseconds: outcome.instant.map {
+                        Int64(($0.timeIntervalSince1970 * 1000).rounded(.down))
+                    },
+                    durationSeconds: outcome.duration.seconds))
         case .verify(let outcomes):
             self.init(
                 points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },

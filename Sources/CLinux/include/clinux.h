@@ -41,6 +41,9 @@ int clinux_lock_file(int fd, bool exclusive);
 /// Shares an open-file-description lock on one byte without waiting. Returns 0 or -1 with errno.
 int clinux_lock_byte(int fd, int64_t offset);
 
+/// Gives such a lock up. Returns 0, or -1 with errno.
+int clinux_unlock_byte(int fd, int64_t offset);
+
 /// Whether another open file description has a lock of any kind on that byte: 1, 0, or -1 with
 /// errno.
 int clinux_is_byte_locked(int fd, int64_t offset);

@@ -7,20 +7,55 @@ package struct JobResult: Codable, Sendable, Equatable {
     package var failures: [JobFailure]?
     /// Where a restore wrote to.
     package var target: String?
-    /// The volume that a restore made.
+    /// The volume that a restore made, or that was mirrored.
     package var volume: String?
+    /// What a mirror did.
+    package var mirror: JobMirror?
     /// What a restore that was asked to salvage could not bring back for certain.
     package var lost: [JobLostRange]?
 
     package init(
         points: [JobPoint]? = nil, failures: [JobFailure]? = nil, target: String? = nil,
-        volume: String? = nil, lost: [JobLostRange]? = nil
+        volume: String? = nil, mirror: JobMirror? = nil, lost: [JobLostRange]? = nil
     ) {
         self.points = points
         self.failures = failures
         self.target = target
         self.volume = volume
+        self.mirror = mirror
         self.lost = lost
+    }
+}
+
+/// What a mirror did.
+package struct JobMirror: Codable, Sendable, Equatable {
+    /// Whether the target is the volume's image now.
+    package var pivoted: Bool
+    /// What was looked at, zeroes included.
+    package var copiedBytes: UInt64
+    /// What was sent to the target as data.
+    package var sentBytes: UInt64
+    /// When source and target were equal at the end, in milliseconds since 1970.
+    package var instantMilliseconds: Int64?
+    package var durationSeconds: Double
+
+    package init(
+        pivoted: Bool, copiedBytes: UInt64, sentBytes: UInt64, instantMilliseconds: Int64?,
+        durationSeconds: Double
+    ) {
+        self.pivoted = pivoted
+        self.copiedBytes = copiedBytes
+        self.sentBytes = sentBytes
+        self.instantMilliseconds = instantMilliseconds
+        self.durationSeconds = durationSeconds
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case pivoted
+        case copiedBytes = "copied-bytes"
+        case sentBytes = "sent-bytes"
+        case instantMilliseconds = "instant-milliseconds"
+        case durationSeconds = "duration-seconds"
     }
 }
 

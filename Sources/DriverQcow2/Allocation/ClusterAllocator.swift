@@ -32,6 +32,8 @@ final class ClusterAllocator: Sendable {
         /// Counts the times that `draining` was filled.
         var drainings: UInt64 = 0
         var refill: Task<Void, Never>?
+        /// The end when it was last closed, or opened.
+        var cleanEnd: UInt64
     }
 
     /// More runs of freed clusters than this, and a flush is due.
@@ -70,9 +72,11 @@ final class ClusterAllocator: Sendable {
         let tables = geometry.l1Count + 4
         let neededMax = dataFile == nil ? geometry.clusterCount + tables : min(tables, 64)
         batchCountMax = min(max(batchBytes, 256 << 20) / geometry.clusterBytes, neededMax)
-        state = HostMutex(
-            State(batchCount: min(batchBytes / geometry.clusterBytes, neededMax)))
         endAtOpen = refcounts.endCluster
+        state = HostMutex(
+            State(
+                batchCount: min(batchBytes / geometry.clusterBytes, neededMax),
+                cleanEnd: refcounts.endCluster))
         cache.setLost(geometry.bytes(of: refcounts.lost))
     }
 
@@ -165,7 +169,8 @@ final class ClusterAllocator: Sendable {
         try await flushes.flush()
     }
 
-    /// Flushes and gives back all that is not in use. Nothing may be in flight or follow.
+    /// Flushes and gives back all that is not in use. No change may be in flight. One may follow,
+    /// and needs another close.
     func close() async throws(BlockError) {
         await state.withLock { $0.refill }?.value
         try await flush()
@@ -180,12 +185,17 @@ final class ClusterAllocator: Sendable {
                 return state.reserve
             }
             // An image in which nothing was allocated keeps its modification time.
-            if reserve.isEmpty && refcounts.endCluster == endAtOpen { return }
+            let cleanEnd = state.withLock { $0.cleanEnd }
+            if reserve.isEmpty && refcounts.endCluster == cleanEnd { return }
             try await pool.run { [self] () throws(BlockError) in
                 for run in reserve { _ = try refcounts.lower(run) }
                 let end = max(endAtOpen, try refcounts.countedEnd())
                 refcounts.setEnd(end)
                 try file.truncate(toBytes: end << UInt64(geometry.clusterBits))
+                state.withLock { state in
+                    state.cleanEnd = end
+                    for run in reserve { state.searchFrom = min(state.searchFrom, run.first) }
+                }
             }
         }
         try await flushes.flush()

@@ -173,6 +173,12 @@ package final class Qcow2Device: BlockDevice {
         try await allocator?.close()
     }
 
+    /// Flushes and gives unused clusters back, as `close` does, and stays in use: reads may be in
+    /// flight, and changes may follow. Until one does, neither a flush nor `close` writes to the file.
+    package func settle() async throws(BlockError) {
+        try await allocator?.close()
+    }
+
     /// How many nodes there are below this one.
     var depthOfBase: Int { chainNodeCount - 1 }
 

@@ -8,6 +8,9 @@ extension VolumeDurability: ExpressibleByArgument {}
 extension BackupLevel: ExpressibleByArgument {}
 extension BackupCompression: ExpressibleByArgument {}
 extension DigestAlgorithm: ExpressibleByArgument {}
+extension MirrorSyncMode: ExpressibleByArgument {}
+extension BitmapSyncMode: ExpressibleByArgument {}
+extension MirrorCopyMode: ExpressibleByArgument {}
 
 extension ArgumentHelp {
     /// Help for an option that takes a size.

@@ -1,0 +1,53 @@
+import BlockCore
+import Synchronization
+import Volumes
+
+// A mirror in write-blocking mode: what a guest writes is in the target before the guest has its
+// answer, so the target cannot fall behind. Whatever goes wrong with it is not the guest's concern:
+// the range is due, and the job decides what its policy says.
+//
+// Where only whole units of the target may be written, those that a write touches are read from the
+// volume, with what other guests are writing there at that moment: they follow in their turn.
+
+/// Copies each write of a volume to a mirror's target before it is acknowledged.
+final class MirrorFollower: WriteFollower {
+    private let copy: MirrorCopy
+    private let failure = Mutex<BlockError?>(nil)
+
+    init(_ copy: MirrorCopy) { self.copy = copy }
+
+    /// The first failure since it was last asked for.
+    func takeFailure() -> BlockError? {
+        failure.withLock { failure in
+            defer { failure = nil }
+            return failure
+        }
+    }
+
+    func follow(_ range: ByteRange, _ change: WriteChange) async {
+        let unit = copy.target.unitBytes
+        let outer = range.alignedOutward(to: unit)
+        let whole = ByteRange(offset: outer.offset, end: min(outer.end, copy.volume.lengthBytes))
+        await copy.working.follow(whole) {
+            do throws(BlockError) {
+                switch change {
+                case .written(let content) where whole == range:
+                    try await copy.write(range, content)
+                case .zeroed(let mayUnmap) where whole == range:
+                    try await copy.writeZeroes(range, mayUnmap: mayUnmap)
+                default:
+                    // Long ones are the job's to copy, as it has pieces and a memory budget.
+                    guard whole.lengthBytes <= 4 << 20 else { return false }
+                    let content = BufferPool.shared.take(Int(whole.lengthBytes))
+                        .prefix(Int(whole.lengthBytes))
+                    try await copy.volume.read(at: whole.offset, into: content)
+                    try await copy.write(whole, content)
+                }
+                return true
+            } catch {
+                failure.withLock { $0 = $0 ?? error }
+                return false
+            }
+        }
+    }
+}
