@@ -11,7 +11,8 @@ at a time, so what a cell may hold at any instant follows from the log:
     ack NUMBER NANOSECONDS
 
 Data is the request's number, eight bytes little-endian, repeated. It writes until standard input
-ends, waits for what is in flight, flushes and exits with 0; if the server goes away, with 3.
+ends, waits for what is in flight, flushes and exits with 0; if the server goes away, with 3. Nobody
+needs it for longer than some minutes: then it gives up with 4.
 """
 
 import random
@@ -78,11 +79,14 @@ class Guest:
 
     def run(self):
         stopping = False
+        deadline = time.monotonic() + 300
         while not stopping or self.in_flight:
             while not stopping and self.free and len(self.in_flight) < IN_FLIGHT_MAX:
                 self.issue()
             self.nbd.poll(20)
             self.collect()
+            if time.monotonic() > deadline:
+                sys.exit(4)
             if not stopping and select.select([sys.stdin], [], [], 0)[0]:
                 stopping = True
         self.nbd.flush()
