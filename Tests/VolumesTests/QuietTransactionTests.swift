@@ -67,6 +67,31 @@ import Testing
         try await volume.close()
     }
 
+    @Test func nothingChangesWhileAWriteIsInFlight() async throws {
+        func waits() async throws -> Bool {
+            let fixture = try VolumeFixture()
+            let (volume, _) = try await fixture.startWithVolume()
+            let write = try #require(volume.locks.tryAcquire(ByteRange(offset: 0, lengthBytes: 1)))
+            let change = Task {
+                _ = try await QuietTransaction.run([
+                    .change(volume, .setRecording("changes", false))
+                ])
+            }
+            try await Task.sleep(for: .milliseconds(300))
+            let hasWaited = volume.bitmapStatuses()[0].isRecording
+            volume.locks.release(write)
+            try await change.value
+            #expect(!volume.bitmapStatuses()[0].isRecording)
+            try await volume.close()
+            return hasWaited
+        }
+        #expect(try await waits())
+        // And it would be noticed.
+        Mutant.active = .freezeWithoutDrain
+        defer { Mutant.active = nil }
+        #expect(try await !waits())
+    }
+
     /// A client writes a number to one volume, waits, and then the same to the other. Whenever both
     /// bitmaps are cleared together, what is then dirty of the first is at least what is dirty of the
     /// second, and at most one ahead.
