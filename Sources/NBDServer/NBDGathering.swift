@@ -9,10 +9,11 @@
 // The pause is found by trial, from what the last one brought:
 //
 //   less than a good batch     the client can go on alone for longer: a little more
-//   a good batch               less, down to nothing if good batches come by themselves
-//   every reply was taken      the client had nothing left to do: half; and if that happens often,
-//                              its queue is too short for both sides to work at once: no pauses for
-//                              some thousands of requests, for more of them each time
+//   a good batch               a little less, down to nothing if good batches come by themselves
+//   every reply was taken      the client had nothing left to do: half; and if that happens often
+//                              and brings no good batch, the client's queue is too short for both
+//                              sides to work at once: no pauses for some thousands of requests, for
+//                              more of them each time
 //
 // The first pause wants more than one request to have come at once. So a client that waits for each
 // reply is never made to wait, and one with a short queue hardly ever.
@@ -33,7 +34,7 @@ struct NBDGathering {
 
     /// How long to sleep now; zero for not at all.
     private(set) var pauseNanoseconds: Int64 = 0
-    /// How many of about the last 16 pauses found every reply taken.
+    /// How many of about the last 16 pauses found every reply taken and brought no good batch.
     private var dryness = 0.0
     private var nextRestRequests = restRequests.lowerBound
     private var requestsToRest = 0
@@ -46,15 +47,16 @@ struct NBDGathering {
     ///   - clientRanDry: whether the client had taken every reply when the last pause ended.
     mutating func learn(requests: Int, bytes: Int, clientRanDry: Bool) {
         requestsToRest = max(0, requestsToRest - requests)
+        let isGood = requests >= Self.goodBatch || bytes >= Self.goodBatchBytes
         if pauseNanoseconds > 0 {
-            dryness += (clientRanDry ? 1 : 0) - dryness / 16
+            dryness += (clientRanDry && !isGood ? 1 : 0) - dryness / 16
             if dryness > Self.drynessMax { return rest() }
         }
         guard requestsToRest == 0 else { return }
         if clientRanDry {
             pauseNanoseconds /= 2
-        } else if requests >= Self.goodBatch || bytes >= Self.goodBatchBytes {
-            pauseNanoseconds -= pauseNanoseconds / 4
+        } else if isGood {
+            pauseNanoseconds -= pauseNanoseconds / 16
             nextRestRequests = Self.restRequests.lowerBound
         } else if requests > 1 || pauseNanoseconds > 0 {
             pauseNanoseconds = min(

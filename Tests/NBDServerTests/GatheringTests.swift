@@ -95,6 +95,17 @@ import Testing
         #expect(gathering.pauseNanoseconds == NBDGathering.pauseNanosecondsMax)
     }
 
+    @Test func aDeepQueueThatRanDryIsNotTakenForAShortOne() {
+        // As happens when the thread slept for longer than it wanted to.
+        var gathering = NBDGathering()
+        while gathering.pauseNanoseconds < NBDGathering.pauseNanosecondsMax / 2 {
+            gathering.learn(requests: 12, bytes: 336, clientRanDry: false)
+        }
+        for _ in 0..<3 { gathering.learn(requests: 32, bytes: 896, clientRanDry: true) }
+        for _ in 0..<10 { gathering.learn(requests: 12, bytes: 336, clientRanDry: false) }
+        #expect(gathering.pauseNanoseconds > 0)
+    }
+
     @Test func pausesComeBackWhenTheQueueHasBecomeDeep() {
         var gathering = NBDGathering()
         for _ in 0..<100 { gathering.learn(requests: 4, bytes: 112, clientRanDry: true) }
