@@ -11,7 +11,8 @@ struct NBDLaterRequest: Sendable {
     enum Work: Sendable {
         /// The first `doneBytes` are there.
         case read(BufferSlice, doneBytes: Int)
-        case write(BufferSlice)
+        /// The first `doneBytes` are written.
+        case write(BufferSlice, doneBytes: Int)
         /// The data is written; only the flush that was asked with it is missing.
         case flush
         case writeZeroes(mayUnmap: Bool)
@@ -26,7 +27,7 @@ struct NBDLaterRequest: Sendable {
     /// What the request holds of the connection's credits.
     var creditBytes: Int {
         switch work {
-        case .read(let slice, _), .write(let slice): slice.buffer.capacityBytes
+        case .read(let slice, _), .write(let slice, _): slice.buffer.capacityBytes
         case .cache: Int(min(request.lengthBytes, NBDSession.cachePieceBytes))
         case .blockStatus(let query): query.replyBytesMax
         case .flush, .writeZeroes, .discard: 0
@@ -117,9 +118,11 @@ extension NBDSession {
         let range = later.request.range
         var mustFlush = later.request.flags.contains(.fua)
         switch later.work {
-        case .write(let slice):
+        case .write(let slice, let doneBytes):
             try await translated { () throws(BlockError) in
-                try await device.write(at: range.offset, from: slice)
+                try await device.write(
+                    at: range.offset + UInt64(doneBytes),
+                    from: slice.slice(doneBytes, slice.count - doneBytes))
             }
         case .writeZeroes(let mayUnmap):
             try await inPieces(range, Self.zeroPieceBytes) { (piece) throws(BlockError) in

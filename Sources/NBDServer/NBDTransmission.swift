@@ -12,8 +12,9 @@ import Glibc
 //
 // Payloads above `smallBytesMax` take no detour through the buffers: a read goes from a recycled
 // page-aligned buffer to the socket, with the output buffer in the same call; a write is received
-// into such a buffer. After a large write only the next header is received, so that the payload of
-// the write that probably follows can go straight to its place.
+// into such a buffer, and written piece by piece while the client sends the rest. After a large
+// write only the next header is received, so that the payload of the write that probably follows
+// can go straight to its place.
 
 /// Serves the requests of one connection until it ends.
 struct NBDTransmission: ~Copyable {
@@ -223,37 +224,53 @@ struct NBDTransmission: ~Copyable {
             let slice = BufferPool.shared.take(count).prefix(count)
             slice.bytes.copyMemory(from: payload)
             input.consume(count)
-            try handOver(request, .write(slice))
+            try handOver(request, .write(slice, doneBytes: 0))
         case .failed(let error):
             input.consume(count)
             try failByDevice(request, error)
         }
     }
 
+    // Written piece by piece as it comes, so that the client fills the socket meanwhile. What the
+    // now face refuses is received to its end first, and then is others' to write.
     private mutating func writeLarge(_ request: NBDRequest, _ count: Int) throws(Ending) {
         let buffer = takeBuffer(count)
         let slice = buffer.prefix(count)
-        let early = min(input.count, count)
-        slice.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: input.bytes[..<early]))
-        input.consume(early)
-        if early < count {
-            try flush()
-            let rest = slice.slice(early, count - early).bytes
-            guard session.socket.receive(into: rest, isWhole: true) == rest.count else {
-                throw .lost
-            }
-        }
+        var received = min(input.count, count)
+        slice.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: input.bytes[..<received]))
+        input.consume(received)
+        if received < count { try flush() }
         receiveBytesMax = codec.requestBytes
-        switch tryWrite(request, from: slice.readOnlyBytes) {
-        case .done:
-            keep(buffer)
-            try finishWrite(request)
-        case .begun, .refused:
-            try handOver(request, .write(slice))
-        case .failed(let error):
-            keep(buffer)
-            try failByDevice(request, error)
+        var written = 0
+        while true {
+            let end = NBDPayloadPieces.end(
+                offset: request.offset, received: received, written: written, count: count)
+            if end > written {
+                let piece = slice.slice(written, end - written)
+                switch tryWrite(request, written, from: piece.readOnlyBytes) {
+                case .done:
+                    written = end
+                case .begun, .refused:
+                    let rest = slice.slice(received, count - received).bytes
+                    let isWhole =
+                        rest.isEmpty
+                        || session.socket.receive(into: rest, isWhole: true) == rest.count
+                    guard isWhole else { throw .lost }
+                    return try handOver(request, .write(slice, doneBytes: written))
+                case .failed(let error):
+                    keep(buffer)
+                    try skip(count - received)
+                    return try failByDevice(request, error)
+                }
+            }
+            if written == count { break }
+            let more = session.socket.receiveSteadily(
+                into: slice.slice(received, count - received).bytes)
+            guard more > 0 else { throw .lost }
+            received += more
         }
+        keep(buffer)
+        try finishWrite(request)
     }
 
     private mutating func finishWrite(_ request: NBDRequest) throws(Ending) {
@@ -278,9 +295,12 @@ struct NBDTransmission: ~Copyable {
         }
     }
 
-    private func tryWrite(_ request: NBDRequest, from source: UnsafeRawBufferPointer) -> Attempt {
+    private func tryWrite(
+        _ request: NBDRequest, _ doneBytes: Int = 0, from source: UnsafeRawBufferPointer
+    ) -> Attempt {
         do throws(BlockError) {
-            return try device.tryWrite(at: request.offset, from: source) ? .done : .refused
+            let offset = request.offset + UInt64(doneBytes)
+            return try device.tryWrite(at: offset, from: source) ? .done : .refused
         } catch {
             return .failed(error)
         }

@@ -98,12 +98,32 @@ import Testing
                 let read = NBDRequest(.read, cookie: 1, offset: 0, lengthBytes: 1 << 20)
                 try client.send(Array((encoded(read) + encoded(read))[..<(28 + cut)]))
             }
-            let read = NBDRequest(.read, cookie: 2, offset: 0, lengthBytes: 1 << 20)
+            let read = NBDRequest(.read, cookie: 2, offset: 1 << 20, lengthBytes: 1 << 20)
             #expect(try steady.exchange(read).payload.allSatisfy { $0 == 0 })
             try await waitUntil { export.closedCount == export.openedCount - 1 }
         }
-        // A write that did not arrive whole was not begun.
-        #expect(memory.counts.writes + memory.counts.writesNow == 0)
+        // Of a write that did not arrive whole nothing is written but what did, and of a small one
+        // or one that is not for the now face nothing at all.
+        #expect(memory.counts.writes == 0)
+        #expect(answersNow || memory.counts.writesNow == 0)
+        let first = memory.bytes(0, 1 << 20)
+        let written = first.prefix { $0 == 0xff }.count
+        #expect(written < 1 << 20 && first[written...].allSatisfy { $0 == 0 })
+        #expect(memory.bytes(1 << 20, 7 << 20).allSatisfy { $0 == 0 })
+    }
+
+    @Test func ofALargeWriteNothingIsBegunBeforeAPieceIsThere() async throws {
+        let memory = MemoryDevice(lengthBytes: 8 << 20)
+        let export = DeviceExport("disk", memory)
+        try await ServerFixture.run([export]) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk")
+            let write = NBDRequest(.write, cookie: 1, offset: 0, lengthBytes: 1 << 20)
+            try client.send(
+                encoded(write)
+                    + [UInt8](repeating: 0xff, count: NBDPayloadPieces.bytesMin - 1))
+        }
+        #expect(memory.counts.writesNow == 0)
     }
 
     @Test(arguments: [true, false])

@@ -42,7 +42,47 @@ struct Way: CustomTestStringConvertible {
         }
         let counts = memory.counts
         #expect(counts.reads == (way.answersNow ? 0 : 9))
-        #expect(counts.writesNow == (way.answersNow ? 9 : 0))
+        #expect(counts.writes == (way.answersNow ? 0 : 9))
+        #expect(way.answersNow ? counts.writesNow >= 9 : counts.writesNow == 0)
+    }
+
+    @Test func aWriteThatIsRefusedMidwayIsFinishedByOthers() async throws {
+        let memory = MemoryDevice(lengthBytes: 4 << 20)
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk")
+            let data = pattern(1 << 20)
+            let write = NBDRequest(.write, cookie: 1, offset: 777, lengthBytes: 1 << 20)
+            try client.send(encoded(write) + data[..<(300 << 10)])
+            for _ in 0..<10_000 where memory.counts.writesNow == 0 {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            memory.refuseNow()
+            try client.send(Array(data[(300 << 10)...]))
+            #expect(try client.reply().error == 0)
+            #expect(memory.bytes(777, 1 << 20) == data)
+        }
+        #expect(memory.counts.writes == 1 && memory.counts.writesNow >= 1)
+    }
+
+    @Test func aWriteThatFailsMidwayFailsOnceAndHarmsNothingThatFollows() async throws {
+        let memory = MemoryDevice(lengthBytes: 4 << 20)
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk")
+            let data = pattern(1 << 20)
+            let write = NBDRequest(.write, cookie: 1, offset: 777, lengthBytes: 1 << 20)
+            try client.send(encoded(write) + data[..<(300 << 10)])
+            for _ in 0..<10_000 where memory.counts.writesNow == 0 {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            memory.fail(with: .noSpace)
+            try client.send(Array(data[(300 << 10)...]))
+            #expect(try client.reply().error == 28)
+            memory.fail(with: nil)
+            let read = NBDRequest(.read, cookie: 2, offset: 777, lengthBytes: 1024)
+            #expect(try client.exchange(read).payload == Array(data[..<1024]))
+        }
     }
 
     @Test func theLargestRequestIsServed() async throws {

@@ -22,6 +22,7 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
     private struct State {
         var allocated: [Bool]
         var counts = Counts()
+        var answersNow: Bool
         var failure: BlockError.Kind?
         var isHeld = false
         var held: [CheckedContinuation<Void, Never>] = []
@@ -31,18 +32,19 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
     let lengthBytes: UInt64
     let isReadOnly: Bool
     let allocationUnitBytes: UInt64 = 4096
-    private let answersNow: Bool
     private let memory: UnsafeMutableRawBufferPointer
     private let state: Mutex<State>
 
     /// A device of zeroes. Without `answersNow` it refuses everything that its now face is asked.
     init(lengthBytes: Int, answersNow: Bool = true, isReadOnly: Bool = false) {
         self.lengthBytes = UInt64(lengthBytes)
-        self.answersNow = answersNow
         self.isReadOnly = isReadOnly
         memory = .allocate(byteCount: lengthBytes, alignment: 4096)
         memory.initializeMemory(as: UInt8.self, repeating: 0)
-        state = Mutex(State(allocated: Array(repeating: false, count: (lengthBytes + 4095) / 4096)))
+        state = Mutex(
+            State(
+                allocated: Array(repeating: false, count: (lengthBytes + 4095) / 4096),
+                answersNow: answersNow))
     }
 
     deinit { memory.deallocate() }
@@ -56,6 +58,9 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
 
     /// Every operation from now on fails with `kind`; nil ends that.
     func fail(with kind: BlockError.Kind?) { state.withLock { $0.failure = kind } }
+
+    /// The now face refuses everything from now on.
+    func refuseNow() { state.withLock { $0.answersNow = false } }
 
     /// Every later-face operation from now on waits until `release`.
     func hold() { state.withLock { $0.isHeld = true } }
@@ -76,7 +81,7 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {
-        guard answersNow else { return .refused }
+        guard state.withLock({ $0.answersNow }) else { return .refused }
         try change("read") { $0.readsNow += 1 }
         copyOut(offset, destination)
         return .done
@@ -85,7 +90,7 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
     func tryWrite(
         at offset: UInt64, from source: UnsafeRawBufferPointer
     ) throws(BlockError) -> Bool {
-        guard answersNow else { return false }
+        guard state.withLock({ $0.answersNow }) else { return false }
         try change("write") {
             $0.writesNow += 1
             $0.unflushedBytes += source.count
