@@ -75,6 +75,8 @@ package enum Mutant: Int, CaseIterable, Sendable {
     case promoteWithoutSourceFlush
     /// The source is flushed before the freeze has drained its writes, and not again.
     case flushBeforeFreeze
+    /// A repository that does not answer counts as one without the point.
+    case settleWithoutAnswer
 
     // Content.
 
@@ -95,6 +97,8 @@ package enum Mutant: Int, CaseIterable, Sendable {
     case openWithoutLock
     /// Images that something else has written are believed.
     case trustChangedImage
+    /// After a crash an image is believed that was written when the agent was no more.
+    case trustLateImage
     /// After a power loss the bitmaps of a volume of durability "process" are believed.
     case trustProcessAfterPowerLoss
 }

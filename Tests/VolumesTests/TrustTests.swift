@@ -11,6 +11,17 @@ import Testing
     /// Age of the last heartbeat at a crash, and whether the image's last change can be ours.
     @Test(arguments: [(0.0, true), (10, true), (20, false), (3600, false)])
     func afterACrashTheHeartbeatBoundsWhatCanBeOurs(ageSeconds: Double, isOurs: Bool) async throws {
+        #expect(try await isBelieved(afterCrashWithHeartbeatOf: ageSeconds) == isOurs)
+    }
+
+    @Test func believingALateImageIsNoticed() async throws {
+        Mutant.active = .trustLateImage
+        defer { Mutant.active = nil }
+        #expect(try await isBelieved(afterCrashWithHeartbeatOf: 20))
+    }
+
+    // Whether a bitmap is, whose image is touched after a crash when the last heartbeat was so old.
+    private func isBelieved(afterCrashWithHeartbeatOf ageSeconds: Double) async throws -> Bool {
         let fixture = try VolumeFixture()
         let (volume, queue) = try await fixture.startWithVolume()
         try await volume.write([1], at: 0)
@@ -21,10 +32,11 @@ import Testing
         }
         try Tool.check(["touch", fixture.imagePath])
         let recovered = try await fixture.restartAfterCrash()
-        #expect((recovered.doubt == nil) == isOurs)
-        #expect((recovered.bitmapStatuses()[0].inconsistentReason == nil) == isOurs)
+        let isBelieved = recovered.doubt == nil
+        #expect((recovered.bitmapStatuses()[0].inconsistentReason == nil) == isBelieved)
         try await recovered.close()
         try await volume.close()
+        return isBelieved
     }
 
     @Test func aReasonIsKeptAndTheBitmapRecordsNoMore() async throws {
