@@ -140,6 +140,7 @@ package final class ImageChain: Sendable {
 extension Volume {
     /// The external data files of its images, by the path of the image.
     package var dataFilePaths: [String: String] {
-        chain.nodes.reduce(into: [:]) { paths, node in paths[node.path] = node.dataLock?.path }
+        using { $0.nodes }
+            .reduce(into: [:]) { paths, node in paths[node.path] = node.dataLock?.path }
     }
 }

@@ -48,7 +48,9 @@ enum ImageTrust {
             let isSettled = position > 0 || volume.isCleanlyClosed
             let mayHaveChanged = !isSettled || record.change == .written
             let heartbeat = mayHaveChanged ? Heartbeat(last: volume.heartbeatAt) : nil
-            if let doubt = doubt(node, expected, heartbeat) { return doubt }
+            if let doubt = doubt(node, expected, heartbeat, mayGrow: record.change == .written) {
+                return doubt
+            }
         }
         return nil
     }
@@ -64,13 +66,13 @@ enum ImageTrust {
 
     /// With `heartbeat` the image may have been written by us until that ended.
     private static func doubt(
-        _ node: ImageNode, _ expected: ImageFingerprint, _ heartbeat: Heartbeat?
+        _ node: ImageNode, _ expected: ImageFingerprint, _ heartbeat: Heartbeat?, mayGrow: Bool
     ) -> String? {
         let found = node.found
         // A qcow2 file grows while it is written.
         let file = Comparison(
             path: node.path, expected: expected.file, found: found.file,
-            comparesSize: heartbeat == nil || node.format == .raw)
+            comparesSize: heartbeat == nil || node.format == .raw && !mayGrow)
         if let doubt = file.doubt(heartbeat) { return doubt }
         guard (expected.dataFile == nil) == (found.dataFile == nil) else {
             return "\(node.path) keeps its data elsewhere than before"

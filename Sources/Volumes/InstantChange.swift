@@ -239,7 +239,8 @@ extension CatalogTransaction {
         let known = try nodes(ofVolume: volume.id)
         // A commit leaves a part of the chain, with the point at its end.
         let isPart = images.nodes.allSatisfy { node in known.contains { $0.path == node.path } }
-        guard try isPart || !pins().contains(where: { $0.volumeID == volume.id }) else {
+        let isPinned = try pins().contains { $0.volumeID == volume.id }
+        guard isPart || !isPinned else {
             throw CatalogError(
                 .busy, "change the images of \(volume.name)", on: "catalog",
                 detail: "it still depends on a restore point: stream it first")

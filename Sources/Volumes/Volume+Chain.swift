@@ -2,7 +2,6 @@ package import BlockCore
 import Catalog
 import DriverNBD
 import DriverQcow2
-import DriverRaw
 
 // What jobs do to images below the top of a volume, and how images leave a chain, while guests use
 // the volume. Its content never changes by it, so no write is held for it.
@@ -17,18 +16,22 @@ import DriverRaw
 // *Dropping images* that no other image needs any more, since the one above them or the one below
 // has what they held:
 //
-//   what stays is durable · catalog: they may be gone (`leaving`) · one write within a sector names
-//   the new backing in the header of the image above · catalog: the chain that is left · the image
-//   above reads through to the new backing · what uses the old images is waited for, they are closed
+//   what stays is durable · a quiet instant · catalog: they may be gone (`leaving`) · one write
+//   within a sector names the new backing in the header of the image above · catalog: the chain that
+//   is left · the image above reads through to the new backing · what uses the old images is waited
+//   for, they are closed
 //
 // A crash before the header's write leaves the volume as it was; one behind it leaves a chain that
-// is newer than the catalog, which the open accepts because of the second step.
+// is newer than the catalog, which the open accepts because of the third step.
 //
-// A read that found a cluster unallocated before it was copied may come to the backing after the
-// change. So before that all reads that are under way are waited for once (`drainReads`).
+// The quiet instant is for reads and writes that found a cluster unallocated before it was copied,
+// and would come to the backing only after the change: all that began before it have ended then.
 
 extension Volume {
     private static let claimLimit = Duration.seconds(30)
+    /// How often the quiet instant is tried: in between, writes go on.
+    private static let quietTries = 30
+    private static let quietLimit = Duration.seconds(2)
 
     /// The images of its chain, from the top down.
     package var imagePaths: [String] { using { $0.nodes.map(\.path) } }
@@ -109,21 +112,42 @@ extension Volume {
         let backing = try lower.map { (_) throws(BlockError) in
             try Self.backing(nodes[end], of: nodes[position], naming: backingName)
         }
+        try await top.flush()
+        if end < nodes.count { try await nodes[end].device.flush() }
+        try await passQuietInstant()
         // The top is open for writing already.
         let opens = nodes[position].device.isReadOnly
         if opens {
             try await recordChange(.written, of: [upper])
             try await chain.beginWriting(upper)
         }
-        try await top.flush()
-        if end < nodes.count { try await nodes[end].device.flush() }
-        try await recordChange(.leaving, of: going)
-        let image = chain.nodes[position].device as? Qcow2Device
-        try await image?.setBacking(backing)
+        do throws(BlockError) {
+            try await recordChange(.leaving, of: going)
+            let image = chain.nodes[position].device as? Qcow2Device
+            try await image?.setBacking(backing)
+        } catch {
+            if opens { try? await chain.endWriting(upper) }
+            throw error
+        }
         if opens { try await chain.endWriting(upper) }
         try await recordDrop(of: going)
-        await drainReads()
         await chain.drop(going, below: upper)
+    }
+
+    /// Returns when all requests that had begun have ended.
+    private func passQuietInstant() async throws(BlockError) {
+        for _ in 0..<Self.quietTries {
+            guard let hold = await locks.acquire(Self.allBytes, within: Self.quietLimit) else {
+                continue
+            }
+            // Reads count themselves into the images that they use: into the old ones until here.
+            images.replace(with: images.current)
+            locks.release(hold)
+            return await images.drain()
+        }
+        throw BlockError(
+            .busy, "change the images", on: name,
+            detail: "writes in flight did not finish within \(Self.quietLimit)")
     }
 
     /// Throws unless the image `upper` can call the image `lower` so.
@@ -150,12 +174,6 @@ extension Volume {
                 detail: "'\(name)' does not name \(lower.path)")
         }
         return backing
-    }
-
-    /// Waits for all reads that have begun.
-    private func drainReads() async {
-        images.replace(with: images.current)
-        await images.drain()
     }
 
     private func recordChange(
@@ -205,103 +223,5 @@ extension Volume {
         BlockError(
             .invalid, "change the images", on: volume,
             detail: "\(path) is not in this backing file chain")
-    }
-}
-
-extension ImageChain {
-    /// Lets the image at `path`, below the top, be written.
-    fileprivate func beginWriting(_ path: String) async throws(BlockError) {
-        let nodes = nodes
-        guard let position = nodes.firstIndex(where: { $0.path == path }), position > 0,
-            let slot = nodes[position - 1].backing
-        else { throw Volume.noImage(path, of: top.nodeName) }
-        let node = nodes[position]
-        let device = try await IOPool.guest.run { () throws(BlockError) in
-            try node.openForWriting()
-        }
-        await slot.attach(device)
-        try? await node.device.close()
-        update(path) { node in
-            node.device = device
-            node.isWritten = true
-        }
-    }
-
-    /// Lets it be read only, as it is now.
-    fileprivate func endWriting(_ path: String) async throws(BlockError) {
-        guard let node = nodes.first(where: { $0.path == path }) else {
-            throw Volume.noImage(path, of: top.nodeName)
-        }
-        if let image = node.device as? Qcow2Device {
-            try await image.settle()
-        } else {
-            try await node.device.flush()
-        }
-        let look = try await IOPool.guest.run { () throws(BlockError) in
-            guard let lock = node.lock else { return node.found }
-            try node.dataLock?.flush()
-            try lock.flush()
-            let look = try ImageFingerprint(
-                of: lock, dataFile: node.dataLock, format: node.format)
-            node.dataLock?.stopWriting()
-            lock.stopWriting()
-            return look
-        }
-        update(path) { node in
-            node.found = look
-            node.isWritten = false
-        }
-    }
-
-    /// Has the image `upper` read through to the one below those at `paths`, if there is one, and
-    /// closes them.
-    fileprivate func drop(_ paths: [String], below upper: String) async {
-        let nodes = nodes
-        guard let position = nodes.firstIndex(where: { $0.path == upper }),
-            let slot = nodes[position].backing
-        else { return }
-        let rest = nodes[(position + 1)...].drop { paths.contains($0.path) }
-        if let lower = rest.first {
-            await slot.attach(lower.device)
-        } else {
-            await slot.detach()
-        }
-        opened.withLock { $0.removeAll { paths.contains($0.path) } }
-        for node in nodes where paths.contains(node.path) {
-            // They were open for reading: there is nothing to lose.
-            try? await node.device.close()
-            node.unlock()
-        }
-    }
-
-    private func update(_ path: String, _ change: (inout ImageNode) -> Void) {
-        opened.withLock { nodes in
-            for index in nodes.indices where nodes[index].path == path { change(&nodes[index]) }
-        }
-    }
-}
-
-extension ImageNode {
-    /// A device that can write, over the same backing as the present one. Blocks.
-    fileprivate func openForWriting() throws(BlockError) -> any BlockDevice {
-        guard let lock else { return try NBDDevice.open(uri: path, readOnly: false) }
-        try lock.startWriting()
-        do throws(BlockError) {
-            try dataLock?.startWriting()
-            guard lock.isInPlace else {
-                throw BlockError(.busy, "open", on: path, detail: "it was replaced by another file")
-            }
-            guard format == .qcow2 else {
-                return try RawDevice.open(
-                    path: path, readOnly: false, bypassingPageCache: isDirect, pool: .guest)
-            }
-            try Qcow2Check.repairIfDirty(path: path)
-            return try Qcow2Device.open(
-                path: path, readOnly: false, backing: backing, pool: .guest)
-        } catch {
-            dataLock?.stopWriting()
-            lock.stopWriting()
-            throw error
-        }
     }
 }

@@ -47,7 +47,7 @@ package final class CommitJob: JobBody {
         }
         let tail = segment.tail
         job.expect(source.lengthBytes + tail.lengthBytes)
-        let pieces = PieceSource(segment, source, for: job)
+        let pieces = PieceSource(segment, source, to: base, for: job)
         try await CopyWorkers.run(pieces, workerCount: Self.workerCount, job: job) {
             [self] (piece) throws(BlockError) in
             try await copy(piece, from: source, to: target, job)

@@ -1,4 +1,5 @@
 package import BlockCore
+import Repository
 import Synchronization
 package import Volumes
 

@@ -55,7 +55,8 @@ struct StreamPieces: Sendable {
                 return
             }
             lengthBytes = device.lengthBytes
-            self.source = .images(device, PieceSource(segment, device, for: job))
+            self.source = .images(
+                device, PieceSource(segment, device, to: segment.upper, for: job))
         }
     }
 
@@ -83,13 +84,14 @@ struct StreamPieces: Sendable {
 }
 
 extension PieceSource {
-    /// What the images of `segment` hold that are to leave, as `device`, the uppermost, shows it;
-    /// what they do not hold counts as done.
-    init(_ segment: ChainSegment, _ device: any BlockDevice, for job: Job) {
+    /// What the images of `segment` hold that are to leave, as `device`, the uppermost, shows it, in
+    /// pieces of whole units of the image `target`. What they do not hold counts as done.
+    init(_ segment: ChainSegment, _ device: any BlockDevice, to target: String?, for job: Job) {
         let held = segment.held
         let lengthBytes = device.lengthBytes
         self.init(
             device: device, alignmentBytes: 1,
+            pieceBytes: max(1 << 20, target.flatMap(segment.device)?.allocationUnitBytes ?? 0),
             select: { extent in
                 let part = held.part(of: extent)
                 job.advance(by: extent.range.lengthBytes - (part?.lengthBytes ?? 0))
