@@ -48,8 +48,6 @@ import Testing
     func aCommitOfTheTopIsReadyAndThenPivots(isNamed: Bool) throws {
         let run = try ChainRun.ofThree(baseFormat: "qcow2")
         try run.agent.tell("bitmap", "add", "disk", "b")
-        let events = try run.agent.begin(["events", "--count", "100"])
-        defer { events.terminate() }
         try run.start(
             "block-commit", isNamed ? ["top": run.top, "base": run.paths[0]] : [:])
         try run.waitUntil { $0.ready }
@@ -270,9 +268,9 @@ import Testing
     @Test func aRestorePointIsNoBase() throws {
         let scenario = try RestoreScenario()
         try scenario.agent.tell(
-            "restore", scenario.points[0].id, "--as-volume", "now", "--instant")
+            "restore", scenario.points[0].id, "--as-volume", "now", "--instant", "--limit", "1M")
         let result = try scenario.agent.run(["commit", "now"])
-        #expect(result.status != 0)
+        #expect(result.status != 0 && result.errors.contains("belongs to a restore point"))
         let content = try scenario.contents(of: "now")
         #expect(content == scenario.points[0].content)
     }
@@ -332,7 +330,7 @@ import Testing
             try run.start(
                 "block-commit",
                 ofTop
-                    ? ["base": chain[chain.count - 1 - round % 2]]
+                    ? ["base": chain[max(chain.count - 1 - round % 2, 1)]]
                     : ["top": chain[1], "base": chain[chain.count - 1]])
             if ofTop, round % 3 > 0 { try run.waitUntil { $0.ready } }
             let command =

@@ -222,14 +222,16 @@ import Testing
     @Test func aStreamAndACommitOfOneChainRunSideBySide() throws {
         let run = try ParallelChain.make()
         try run.start(
-            "block-stream", ["device": run.paths[2], "job-id": "stream", "speed": 2 << 20])
+            "block-stream",
+            ["device": run.paths[2], "job-id": "stream", "auto-finalize": false])
         try run.start("block-commit", ["base": run.paths[3], "job-id": "commit"])
         try run.waitUntil("commit") { $0.ready }
         #expect(try run.status("commit").type == "commit")
         try run.agent.tell("job", "complete", "commit")
-        // The images of the stream would be gone; it is waited for.
-        #expect(try run.wait("stream") == nil)
         #expect(try run.wait("commit") == nil)
+        try run.waitUntil("stream") { $0.status == "pending" }
+        try run.agent.tell("job", "finalize", "stream")
+        #expect(try run.wait("stream") == nil)
         #expect(try run.chain() == [run.paths[3], run.paths[2]])
         #expect(try run.contents() == run.before)
         try run.stopAndCheck()
@@ -245,7 +247,7 @@ import Testing
         }
         try run.start(
             "block-stream",
-            ["device": paths[4], "job-id": "s", "base": paths[1], "speed": 65536])
+            ["device": paths[4], "job-id": "s", "base": paths[1], "auto-finalize": false])
         try isBusy("block-stream", ["device": paths[5], "job-id": "a", "base": paths[2]])
         try isBusy("block-stream", ["device": paths[3], "job-id": "b", "base": paths[2]])
         try isBusy("block-stream", ["device": paths[4], "job-id": "c"])
@@ -257,7 +259,7 @@ import Testing
 
         try run.start(
             "block-commit",
-            ["top": paths[5], "base": paths[3], "job-id": "c", "speed": 65536])
+            ["top": paths[5], "base": paths[3], "job-id": "c", "auto-finalize": false])
         try isBusy("block-stream", ["device": paths[3], "job-id": "a"])
         try isBusy("block-stream", ["device": paths[6], "job-id": "b", "base": paths[2]])
         try isBusy("block-stream", ["device": paths[4], "job-id": "d", "base": paths[2]])
@@ -268,12 +270,12 @@ import Testing
 
         try run.start(
             "block-commit",
-            ["top": paths[2], "base": paths[0], "job-id": "c", "speed": 65536])
+            ["top": paths[2], "base": paths[0], "job-id": "c", "auto-finalize": false])
         try isBusy("block-stream", ["device": paths[4], "job-id": "a", "base": paths[2]])
         try run.agent.tell("job", "cancel", "c")
         _ = try run.wait("c")
 
-        try run.start("block-commit", ["base": paths[3], "job-id": "c", "speed": 65536])
+        try run.start("block-commit", ["base": paths[3], "job-id": "c", "auto-finalize": false])
         try isBusy("block-stream", ["device": paths[5], "job-id": "a", "base": paths[3]])
         let snapshot = try run.agent.run([
             "volume", "snapshot", "disk", run.directory.path("new"),
@@ -362,15 +364,30 @@ import Testing
             usleep(UInt32.random(in: 0...60_000, using: &random))
             run.agent.stop(SIGKILL)
             try run.startAgain()
+            if try !waitUntilDropped(run) {
+                _ = try run.agent.run(["job", "dismiss", "disk"])
+                try run.start("block-stream", ["base": run.paths[0]])
+                #expect(try waitUntilDropped(run))
+            } else {
+                droppedCount += 1
+            }
             _ = try run.agent.run(["job", "wait", "disk"])
             _ = try run.agent.run(["job", "dismiss", "disk"])
-            if try run.chain().count == 2 { droppedCount += 1 }
+            #expect(try run.chain() == [overlay, run.paths[0]])
             #expect(try run.contents() == run.before, "round \(round)")
             let point = try run.agent.backUp("disk")
             #expect(point.reason == "bitmap", "round \(round)")
         }
-        print("\(droppedCount) of 8 streams have ended")
+        print("\(droppedCount) of 8 streams had ended or went on by themselves")
         try run.stopAndCheck()
+    }
+
+    private func waitUntilDropped(_ run: ChainRun) throws -> Bool {
+        for _ in 0..<100 {
+            if try run.chain().count == 2 { return true }
+            usleep(50_000)
+        }
+        return false
     }
 }
 

@@ -153,9 +153,13 @@ final class ChainRun {
     }
 
     func status(_ id: String = "disk") throws -> JobLook {
+        try #require(try look(id), "there is no job \(id)")
+    }
+
+    private func look(_ id: String) throws -> JobLook? {
         let text = try agent.tell("qmp", "query-block-jobs")
         let jobs = try JSONDecoder().decode([JobLook].self, from: Data(text.utf8))
-        return try #require(jobs.first { $0.device == id }, "there is no job \(id): \(text)")
+        return jobs.first { $0.device == id }
     }
 
     func waitUntil(
@@ -163,9 +167,9 @@ final class ChainRun {
     ) throws {
         let end = Date(timeIntervalSinceNow: 30)
         while true {
-            let look = try status(id)
-            if isReached(look) { return }
-            try #require(Date() < end, "the job is \(look)")
+            let look = try look(id)
+            if let look, isReached(look) { return }
+            try #require(Date() < end, "the job is \(String(describing: look))")
             usleep(20_000)
         }
     }
