@@ -78,7 +78,7 @@ struct ChainJobs: Sendable {
         if upper > 0 { try await volumes.checkMayWrite(request.image, of: volume.name) }
         let segment = ChainSegment(of: volume, below: upper, above: lower)
         let claim = UUID().uuidString
-        try volume.claimImages([request.image] + segment.going, for: claim, type: "stream")
+        try await volume.claimImages([request.image] + segment.going, for: claim, type: "stream")
         let body = StreamJob(
             segment, from: source, claim: claim, backingName: request.backingFile,
             isIdle: request.isIdle, didDrop: didDrop)
@@ -100,7 +100,7 @@ struct ChainJobs: Sendable {
         let changed = [base] + (request.top > 1 ? [paths[request.top - 1]] : [])
         for path in changed { try await volumes.checkMayWrite(path, of: volume.name) }
         let claim = UUID().uuidString
-        try volume.claimImages(
+        try await volume.claimImages(
             Array(paths[max(request.top - 1, 0)...request.base]), for: claim, type: "commit")
         do throws(BlockError) {
             guard request.top == 0 else {

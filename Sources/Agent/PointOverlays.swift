@@ -126,7 +126,8 @@ actor PointOverlays {
         let repository = try await repositories.repository(id: pin.point.repositoryID)
         let paths = volume.imagePaths
         // Snapshots made since lie between, and have no digests.
-        let isNext = paths.count > 1 && paths[1] == repository.repository.backingPath(of: pointID)
+        let pointPath = try await repository.repository.backingPath(of: pointID)
+        let isNext = paths.count > 1 && paths[1] == pointPath
         var options = options
         options.resumption = Self.resumption
         let job = try await chains.stream(

@@ -56,7 +56,7 @@ final class DetachableBacking: BlockDevice {
         UnsafeMutableRawBufferPointer(rebasing: destination.bytes[held...])
             .initializeMemory(as: UInt8.self, repeating: 0)
         guard held > 0, let device = use.value else { return }
-        try await device.read(at: offset, into: destination.prefix(held))
+        try await device.read(at: offset, into: destination.slice(0, held))
     }
 
     func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {

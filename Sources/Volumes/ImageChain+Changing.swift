@@ -2,6 +2,7 @@ import BlockCore
 import DriverNBD
 import DriverQcow2
 import DriverRaw
+import Synchronization
 
 // How an image below the top comes to be open for writing, and how images leave the list; the order
 // around it is that of `Volume+Chain`. One at a time: whoever does it has claimed the chain.

@@ -1,4 +1,5 @@
 package import BlockCore
+import Synchronization
 
 // Who works on which images of a volume. Two kinds of users exclude one another:
 //
@@ -40,23 +41,38 @@ struct ImageUsers: Sendable {
 }
 
 extension Volume {
-    /// Has the images at `paths` for the job that calls itself `claim`, until `releaseImages`; throws `busy` if one of
-    /// them is another's, or the images are being changed.
+    /// How long the images may be in change for somebody else.
+    private static let claimLimit = Duration.seconds(30)
+
+    /// Has the images at `paths` for the job that calls itself `claim`, until `releaseImages`. Waits
+    /// while the images are being changed; throws `busy` if one of them is another job's.
     package func claimImages(
         _ paths: [String], for claim: String, type: String
-    ) throws(BlockError) {
-        try chainUser.withLock { (chainUser) throws(BlockError) in
-            if let chainUser {
+    ) async throws(BlockError) {
+        let end = ContinuousClock.now + Self.claimLimit
+        while let chainUser = try tryClaimImages(paths, for: claim, type: type) {
+            guard ContinuousClock.now < end else {
                 throw BlockError(
                     .busy, "use the images", on: name,
                     detail: "\(chainUser) is under way: wait for it")
             }
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    /// Returns who is changing the images if somebody is.
+    private func tryClaimImages(
+        _ paths: [String], for claim: String, type: String
+    ) throws(BlockError) -> String? {
+        try chainUser.withLock { (chainUser) throws(BlockError) in
+            if let chainUser { return chainUser }
             try imageUsers.withLock { (users) throws(BlockError) in
                 for path in paths {
                     if let user = users[path] { throw Self.isBusy(path, user) }
                 }
                 users.add(ImageUsers.User(claim: claim, type: type), to: paths)
             }
+            return nil
         }
     }
 
@@ -87,9 +103,9 @@ extension Volume {
             detail: "Node '\(path)' is busy: block device is in use by block job: \(user.type)")
     }
 
-    /// `claimChain` for a job that has done its work and waits for others that are at this moment.
-    func claimChain(for use: String, within limit: Duration) async throws(BlockError) {
-        let end = ContinuousClock.now + limit
+    /// `claimChain` for a job, which waits for others that are at this moment.
+    func claimChainInTurn(for use: String) async throws(BlockError) {
+        let end = ContinuousClock.now + Self.claimLimit
         while true {
             do throws(BlockError) { return try claimChain(for: use) } catch {
                 guard error.kind == .busy, ContinuousClock.now < end else { throw error }

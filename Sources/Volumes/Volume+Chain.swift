@@ -28,7 +28,6 @@ import DriverQcow2
 // and would come to the backing only after the change: all that began before it have ended then.
 
 extension Volume {
-    private static let claimLimit = Duration.seconds(30)
     /// How often the quiet instant is tried: in between, writes go on.
     private static let quietTries = 30
     private static let quietLimit = Duration.seconds(2)
@@ -64,7 +63,7 @@ extension Volume {
 
     /// Opens the image at `path`, which is claimed and not the top, so that a job can write it.
     package func beginWriting(_ path: String) async throws(BlockError) {
-        try await claimChain(for: "a change of its images", within: Self.claimLimit)
+        try await claimChainInTurn(for: "a change of its images")
         defer { releaseChain() }
         try await recordChange(.written, of: [path])
         do throws(BlockError) { try await chain.beginWriting(path) } catch {
@@ -75,7 +74,7 @@ extension Volume {
 
     /// Ends that: the image is durable, and changes no more.
     package func endWriting(_ path: String) async throws(BlockError) {
-        try await claimChain(for: "a change of its images", within: Self.claimLimit)
+        try await claimChainInTurn(for: "a change of its images")
         defer { releaseChain() }
         try await chain.endWriting(path)
         try await recordChange(nil, of: [path])
@@ -96,7 +95,7 @@ extension Volume {
     package func dropImages(
         between upper: String, and lower: String?, naming backingName: String? = nil
     ) async throws(BlockError) {
-        try await claimChain(for: "a change of its images", within: Self.claimLimit)
+        try await claimChainInTurn(for: "a change of its images")
         defer { releaseChain() }
         let chain = chain
         let nodes = chain.nodes

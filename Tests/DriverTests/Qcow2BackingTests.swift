@@ -54,11 +54,11 @@ import Testing
         for (name, format) in names {
             let backing = try RawDevice.open(path: directory.path("c"), readOnly: true)
             let device = try Qcow2Device.open(path: image, readOnly: false, backing: backing)
-            try await device.write([1, 2, 3], at: 5000)
+            try await device.write(at: 5000, from: .holding([1, 2, 3]))
             try await device.setBacking(Qcow2Backing(name: name, format: format))
             #expect(device.backingName?.name == name)
             // It goes on as it was opened.
-            try await device.write([4], at: 200_000)
+            try await device.write(at: 200_000, from: .holding([4]))
             try await device.close()
             let found = try named()
             #expect(found.name == name && found.format == format)

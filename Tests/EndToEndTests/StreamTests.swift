@@ -347,7 +347,7 @@ import Testing
         let point = try run.agent.backUp("disk")
         #expect(point.level == "incremental" && point.reason == "bitmap")
         #expect(try run.agent.restore(point.id, to: run.directory.path("restored")) == after)
-        try run.stopAndCheck()
+        try run.stopAndCheck(wasKilled: true)
     }
 
     /// At its end, where the header changes before the catalog does.
@@ -379,7 +379,7 @@ import Testing
             #expect(point.reason == "bitmap", "round \(round)")
         }
         print("\(droppedCount) of 8 streams had ended or went on by themselves")
-        try run.stopAndCheck()
+        try run.stopAndCheck(wasKilled: true)
     }
 
     private func waitUntilDropped(_ run: ChainRun) throws -> Bool {

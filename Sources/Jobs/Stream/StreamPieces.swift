@@ -1,6 +1,6 @@
-package import BlockCore
+import BlockCore
 package import Repository
-package import Volumes
+import Volumes
 
 /// Where a stream has its content from: pieces in ascending order, read by many at a time.
 package enum StreamSource: Sendable {

@@ -174,14 +174,16 @@ final class ChainRun {
         }
     }
 
-    /// Ends the agent in order, and has QEMU look at all files of the chain.
-    func stopAndCheck() throws {
+    /// Ends the agent in order, and has QEMU look at all files of the chain. After a kill clusters
+    /// may be left that count as used and are not.
+    func stopAndCheck(wasKilled: Bool = false) throws {
         agent.stop(SIGTERM)
         #expect(agent.exitStatus == 0)
         for path in paths where FileManager.default.fileExists(atPath: path) {
             let look = try Tool.run(["qemu-img", "info", path])
             guard look.output.contains("file format: qcow2") else { continue }
-            try Tool.check(["qemu-img", "check", "-q", path])
+            let status = try Tool.run(["qemu-img", "check", "-q", path]).status
+            #expect(status == 0 || status == 3 && wasKilled, "\(path)")
         }
     }
 
