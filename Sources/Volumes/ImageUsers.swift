@@ -56,7 +56,7 @@ extension Volume {
                     .busy, "use the images", on: name,
                     detail: "\(chainUser) is under way: wait for it")
             }
-            try? await Task.sleep(for: .milliseconds(20))
+            try await Self.pause(name)
         }
     }
 
@@ -110,7 +110,14 @@ extension Volume {
             do throws(BlockError) { return try claimChain(for: use) } catch {
                 guard error.kind == .busy, ContinuousClock.now < end else { throw error }
             }
-            try? await Task.sleep(for: .milliseconds(20))
+            try await Self.pause(name)
+        }
+    }
+
+    /// Between two tries. Throws `cancelled` in a task that is.
+    private static func pause(_ name: String) async throws(BlockError) {
+        do { try await Task.sleep(for: .milliseconds(20)) } catch {
+            throw BlockError(.cancelled, "change the images", on: name)
         }
     }
 }
