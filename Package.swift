@@ -94,8 +94,12 @@ let package = Package(
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
-        tests(
-            "JobsTests", ["Jobs", "BlockCore", "Catalog", "DriverRaw", "Repository", "Volumes"]),
+        .testTarget(
+            name: "JobsTests",
+            dependencies: [
+                "Jobs", "BlockCore", "Catalog", "DriverRaw", "Repository", "Volumes", "TestSupport",
+            ],
+            exclude: ["QemuBehaviours.md"], swiftSettings: settings),
         tests("ControlTests", ["BlockCore", "Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],

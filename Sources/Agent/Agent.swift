@@ -34,6 +34,9 @@ struct Agent: Sendable {
         return limits
     }
 
+    /// What changes the images of volumes.
+    var chains: ChainJobs { ChainJobs(volumes: volumes, jobs: jobs) }
+
     /// Offers a volume to NBD clients under its own name, with all its bitmaps.
     func export(_ volume: Volume) async throws(BlockError) {
         try await exports.add(VolumeExport(volume, events: events, log: log))

@@ -45,6 +45,7 @@ package enum AgentMain {
         let heartbeat = Task { await beat(agent) }
         let recovery = await recover(agent)
         agent.overlays.register(with: agent.revival)
+        agent.chains.register(with: agent.revival)
         let interrupted = await agent.revival.takeStock()
         await dropWorkingBitmaps(agent, but: interrupted.compactMap(\.resumption.bitmapID))
         let streams = Task {
@@ -173,6 +174,7 @@ package enum AgentMain {
         agent.registerRepositoryCommands(in: &table)
         agent.registerPointCommands(in: &table)
         agent.registerStreamCommands(in: &table)
+        agent.registerCommitCommands(in: &table)
         agent.registerMirrorCommands(in: &table)
         agent.registerJobCommands(in: &table)
         agent.registerTransactionCommand(in: &table)

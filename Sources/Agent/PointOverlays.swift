@@ -20,6 +20,7 @@ actor PointOverlays {
     private let queue: CatalogQueue
     private let volumes: VolumeStore
     private let repositories: RepositoryStore
+    private let chains: ChainJobs
     private let jobs: JobStore
     private let log: Logger
     private let volumesFolder: String
@@ -37,6 +38,7 @@ actor PointOverlays {
         self.volumes = volumes
         self.repositories = repositories
         self.jobs = jobs
+        chains = ChainJobs(volumes: volumes, jobs: jobs)
         self.log = log
         volumesFolder = "\(stateDirectory)/volumes"
         host = stateDirectory
@@ -101,9 +103,14 @@ actor PointOverlays {
 
     private static let resumption = JobResumption(kind: "stream")
 
+    /// Whether the volume depends on a point.
+    func isOverlay(_ volume: Volume) async throws(BlockError) -> Bool {
+        try await pins().contains { $0.volumeID == volume.id }
+    }
+
     /// Starts the copying of the point that the volume `options.device` is an overlay of, unless
     /// that is under way.
-    func stream(_ options: JobOptions) async throws(BlockError) -> Job {
+    func stream(_ options: JobOptions, isIdle: Bool = true) async throws(BlockError) -> Job {
         let name = options.device ?? ""
         if let running = streams[name], running.status != .concluded, running.status != .null {
             guard running.isCancelled else { return running }
@@ -117,20 +124,20 @@ actor PointOverlays {
                 .invalid, "stream", on: name, detail: "it does not depend on a restore point")
         }
         let repository = try await repositories.repository(id: pin.point.repositoryID)
-        let stream = StreamJob(
-            volume: volume, repository: repository, pointID: pointID, pinID: pin.id)
+        let paths = volume.imagePaths
+        // Snapshots made since lie between, and have no digests.
+        let pointPath = try await repository.repository.backingPath(of: pointID)
+        let isNext = paths.count > 1 && paths[1] == pointPath
         var options = options
         options.resumption = Self.resumption
-        let job = try await jobs.start(options) {
-            [log] (job) async throws(BlockError) in
-            do throws(BlockError) {
-                let result = try await stream.run(job)
-                await self.release([pin.id])
-                return result
-            } catch {
-                log.warning("volume \(name) still depends on point \(pointID): \(error)")
-                throw error
-            }
+        let job = try await chains.stream(
+            options, StreamRequest(image: paths[0], isIdle: isIdle), of: volume,
+            from: isNext ? .point(repository, pointID) : .images,
+            didDrop: { await self.release([pin.id]) })
+        Task { [log] in
+            await job.wait()
+            guard let error = job.error else { return }
+            log.warning("volume \(name) still depends on point \(pointID): \(error)")
         }
         streams[name] = job
         return job

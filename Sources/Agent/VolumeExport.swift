@@ -63,6 +63,10 @@ final class VolumeExport: AgentExport {
 
     func requestFailed(_ failure: NBDRequestFailure) { failures.report(failure) }
 
+    func requestWaits() { volume.guestLoad.begin() }
+
+    func requestEnded(after duration: Duration) { volume.guestLoad.end(after: duration) }
+
     func wasRemoved() async {
         if let chosenBitmaps { volume.releaseBitmaps(chosenBitmaps) }
     }

@@ -87,15 +87,35 @@ package final class ImageLock: Sendable {
         }
     }
 
+    /// Makes the locks those for writing. Throws `busy`, with the locks as they were, if another
+    /// program, or another node of this one, has the image open. Blocks for up to half a second.
+    package func startWriting() throws(BlockError) {
+        try withDescriptor("lock for writing") { (descriptor) throws(BlockError) in
+            if Mutant.openWithoutLock.isActive { return }
+            do throws(BlockError) {
+                for permission in Use.writing.usedPermissions {
+                    try take(Self.usedBase + permission, .writing, descriptor)
+                }
+                try check(.writing, descriptor)
+            } catch {
+                unlockWriting(descriptor)
+                throw error
+            }
+        }
+    }
+
     /// Lets others read the image, which is written no more from here on: the locks become those for
     /// reading. Should that fail, they are kept.
     package func stopWriting() {
         descriptor.withLock { descriptor in
-            guard let descriptor else { return }
-            for permission in Use.writing.usedPermissions
-            where !Use.reading.usedPermissions.contains(permission) {
-                _ = clinux_unlock_byte(descriptor, Self.usedBase + permission)
-            }
+            if let descriptor { unlockWriting(descriptor) }
+        }
+    }
+
+    private func unlockWriting(_ descriptor: Int32) {
+        for permission in Use.writing.usedPermissions
+        where !Use.reading.usedPermissions.contains(permission) {
+            _ = clinux_unlock_byte(descriptor, Self.usedBase + permission)
         }
     }
 

@@ -38,6 +38,7 @@ enum CatalogMigrations {
             try database.execute(sql: "ALTER TABLE volume ADD COLUMN bootID TEXT")
         }
         registerMirrors(in: &migrator)
+        registerChains(in: &migrator)
         return migrator
     }
 

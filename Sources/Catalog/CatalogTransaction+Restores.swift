@@ -14,11 +14,9 @@ extension CatalogTransaction {
     /// Adds a pin that is about to be registered.
     package func insertPin(_ pin: PinRecord) throws(CatalogError) {
         try execute(
-            "INSERT INTO point_pin (id, repositoryID, pointID, volumeID, isDetaching)"
-                + " VALUES (?, ?, ?, ?, ?)",
-            [
-                pin.id, pin.point.repositoryID, pin.point.pointID, pin.volumeID, pin.isDetaching,
-            ], "add the pin \(pin.id)")
+            "INSERT INTO point_pin (id, repositoryID, pointID, volumeID) VALUES (?, ?, ?, ?)",
+            [pin.id, pin.point.repositoryID, pin.point.pointID, pin.volumeID],
+            "add the pin \(pin.id)")
     }
 
     /// Says which volume a pin is for.
@@ -26,12 +24,6 @@ extension CatalogTransaction {
         try executeOnOne(
             "UPDATE point_pin SET volumeID = ? WHERE id = ?", [volumeID, id],
             "change the pin \(id)")
-    }
-
-    /// Says that the volume of a pin may be found to depend on the point no more.
-    package func detachPin(_ id: String) throws(CatalogError) {
-        try executeOnOne(
-            "UPDATE point_pin SET isDetaching = 1 WHERE id = ?", [id], "change the pin \(id)")
     }
 
     /// Forgets a pin that is not in its repository any more.

@@ -258,11 +258,11 @@ package final class CatalogTransaction: CatalogSnapshot {
         for (position, node) in nodes.enumerated() {
             try execute(
                 "INSERT INTO node"
-                    + " (volumeID, position, driver, format, path, isOwned, fingerprint, isDirect)"
-                    + " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    + " (volumeID, position, driver, format, path, isOwned, fingerprint, isDirect,"
+                    + " change) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     volumeID, position, node.driver, node.format, node.path, node.isOwned,
-                    node.fingerprint, node.isDirect,
+                    node.fingerprint, node.isDirect, node.change?.rawValue,
                 ], "insert the node \(node.path)")
         }
     }

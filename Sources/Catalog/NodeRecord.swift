@@ -1,5 +1,13 @@
 import GRDB
 
+/// What is being done to an image of a volume, so that a crash in the midst of it is understood.
+package enum NodeChange: String, Sendable {
+    /// It may be found to be in the chain no more.
+    case leaving
+    /// A job writes it though it is not the top, or changes what it names as its backing.
+    case written
+}
+
 /// One image of a volume's backing chain.
 package struct NodeRecord: Hashable, Sendable {
     /// What opens the path: "file".
@@ -14,10 +22,12 @@ package struct NodeRecord: Hashable, Sendable {
     package var fingerprint: String?
     /// Whether its content bypasses the host's page cache.
     package var isDirect: Bool
+    /// What is being done to it; nil for nothing.
+    package var change: NodeChange?
 
     package init(
         driver: String = "file", format: String, path: String, isOwned: Bool,
-        fingerprint: String? = nil, isDirect: Bool = false
+        fingerprint: String? = nil, isDirect: Bool = false, change: NodeChange? = nil
     ) {
         self.driver = driver
         self.format = format
@@ -25,6 +35,7 @@ package struct NodeRecord: Hashable, Sendable {
         self.isOwned = isOwned
         self.fingerprint = fingerprint
         self.isDirect = isDirect
+        self.change = change
     }
 }
 
@@ -33,6 +44,7 @@ extension NodeRecord: CatalogRow {
         self.init(
             driver: row["driver"], format: row["format"], path: row["path"],
             isOwned: row["isOwned"], fingerprint: row["fingerprint"],
-            isDirect: row["isDirect"])
+            isDirect: row["isDirect"],
+            change: (row["change"] as String?).flatMap(NodeChange.init))
     }
 }

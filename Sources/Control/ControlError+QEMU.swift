@@ -6,6 +6,11 @@ extension ControlError {
         generic("Cannot find device='\(name)' nor node-name='\(name)'")
     }
 
+    /// There is no node of that name, where no device is meant.
+    package static func noSuchNode(named name: String) -> ControlError {
+        generic("Cannot find device='' nor node-name='\(name)'")
+    }
+
     /// The same, said by the commands on bitmaps that are there already.
     package static func noSuchBitmapNode(_ name: String) -> ControlError {
         generic("Node '\(name)' not found")
@@ -70,6 +75,12 @@ extension ControlError {
     package static func notGroupable(_ action: String) -> ControlError {
         generic(
             "Action '\(action)' does not support Transaction property completion-mode = grouped")
+    }
+
+    /// A speed as a job takes it; throws if it is below zero.
+    package static func checked(speed: Int64?) throws(ControlError) -> UInt64 {
+        guard let speed = UInt64(exactly: speed ?? 0) else { throw negative("speed") }
+        return speed
     }
 
     /// A number is below zero.

@@ -7,6 +7,7 @@ package enum JobResult: Sendable {
     case backup([BackupOutcome], failures: [JobFailure])
     case restore(RestoreOutcome)
     case stream(StreamOutcome)
+    case commit(CommitOutcome)
     case mirror(MirrorOutcome)
     case verify([VerifyOutcome])
 }
@@ -52,11 +53,21 @@ package struct RestoreOutcome: Sendable {
     package var duration: Duration
 }
 
-/// What a stream made of a volume that depended on a point.
+/// What a stream made of a volume that depended on other images.
 package struct StreamOutcome: Sendable {
-    package var pointID: String
+    /// The point on which it depended, if it was one.
+    package var pointID: String?
     package var volume: String
     /// What was copied; the rest had been written by guests, or read as zeroes.
+    package var copiedBytes: UInt64
+    package var duration: Duration
+}
+
+/// What a commit of images below the top did.
+package struct CommitOutcome: Sendable {
+    package var volume: String
+    /// The image that has the content now.
+    package var base: String
     package var copiedBytes: UInt64
     package var duration: Duration
 }

@@ -26,21 +26,25 @@ actor PieceSource {
     private let pieceBytes: UInt64
     private let nextRange: @Sendable (UInt64) -> ByteRange?
     private let parent: ContentCursor?
+    private let select: (@Sendable (Extent) -> ByteRange?)?
     private var position: UInt64 = 0
     private var pieces: [Piece] = []
     private var isFilling = false
     private var waiters: [CheckedContinuation<Void, Never>] = []
 
     /// `nextRange` gives the first range to copy at or after an offset, or nil. With `parent` each
-    /// piece comes with what that reads as there.
+    /// piece comes with what that reads as there. With `select`, which is asked of each extent in
+    /// turn, only the parts of extents that it returns are copied.
     init(
         device: any BlockDevice, alignmentBytes: UInt64, pieceBytes: UInt64 = 1 << 20,
-        parent: ContentCursor? = nil, nextRange: @escaping @Sendable (UInt64) -> ByteRange?
+        parent: ContentCursor? = nil, select: (@Sendable (Extent) -> ByteRange?)? = nil,
+        nextRange: @escaping @Sendable (UInt64) -> ByteRange?
     ) {
         self.device = device
         self.alignmentBytes = alignmentBytes
         self.pieceBytes = max(pieceBytes, alignmentBytes)
         self.parent = parent
+        self.select = select
         self.nextRange = nextRange
     }
 
@@ -72,10 +76,15 @@ actor PieceSource {
             range.end.alignedUp(to: alignmentBytes), start + Self.windowBytes,
             device.lengthBytes)
         let window = ByteRange(offset: start, end: end)
-        var cutter = PieceCutter(
-            window: window, alignmentBytes: alignmentBytes, pieceBytes: pieceBytes)
-        for extent in try await device.allExtents(in: window) { cutter.add(extent) }
-        var found = cutter.finish()
+        var found: [Piece] = []
+        for run in selected(try await device.allExtents(in: window)) {
+            guard let first = run.first, let last = run.last else { continue }
+            var cutter = PieceCutter(
+                window: ByteRange(offset: first.range.offset, end: last.range.end),
+                alignmentBytes: alignmentBytes, pieceBytes: pieceBytes)
+            for extent in run { cutter.add(extent) }
+            found += cutter.finish()
+        }
         if let parent {
             for index in found.indices {
                 found[index].parentCells = try await parent.pieces(of: found[index].range)
@@ -84,6 +93,24 @@ actor PieceSource {
         position = end
         pieces = found.reversed()
         return true
+    }
+}
+
+extension PieceSource {
+    /// The parts of `extents` that are to be copied, in runs without a gap.
+    private func selected(_ extents: [Extent]) -> [[Extent]] {
+        guard let select else { return [extents] }
+        var runs: [[Extent]] = []
+        for var extent in extents {
+            guard let part = select(extent), !part.isEmpty else { continue }
+            extent.range = part
+            if let last = runs.last?.last, last.range.end == part.offset {
+                runs[runs.count - 1].append(extent)
+            } else {
+                runs.append([extent])
+            }
+        }
+        return runs
     }
 }
 

@@ -42,10 +42,18 @@ package protocol NBDExport: AnyObject, Sendable {
 
     /// The device failed a client's request, and the client is told so. Must not wait.
     func requestFailed(_ failure: NBDRequestFailure)
+
+    /// A client's request cannot be answered at once; `requestEnded` follows. Must not wait.
+    func requestWaits()
+
+    /// It has its answer, after so long.
+    func requestEnded(after duration: Duration)
 }
 
 extension NBDExport {
     package func requestFailed(_ failure: NBDRequestFailure) {}
+    package func requestWaits() {}
+    package func requestEnded(after duration: Duration) {}
 }
 
 /// What became of a request that the device failed.

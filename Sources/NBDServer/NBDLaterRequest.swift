@@ -53,6 +53,9 @@ extension NBDSession {
     func reply(to later: NBDLaterRequest) async -> NBDReply {
         let request = later.request
         let credit = later.creditBytes
+        let start = ContinuousClock.now
+        export.requestWaits()
+        defer { export.requestEnded(after: ContinuousClock.now - start) }
         do throws(NBDFailure) {
             switch later.work {
             case .blockStatus(let query):

@@ -1,79 +1,75 @@
 import BlockCore
-import Synchronization
 
-// What lies behind the top image of a volume, in such a way that it can be taken away while guests
-// read: requests that are under way are waited for, later ones find nothing there, which is zeroes.
-// Whoever takes it away has seen to it that the top image needs it no more.
+// What an image shows where it holds nothing itself, in such a way that it can be replaced while
+// guests read: requests that are under way go on with the old one and are waited for, later ones
+// find the new one, or nothing, which is zeroes. Whoever replaces it has seen to it that the image
+// reads the same over both.
+//
+// The new one may be shorter, and whoever reads may have asked for the length before: what lies
+// behind the end is zeroes, as behind the end of any backing image.
 
-/// A backing device that shows another one until that is detached, and then has no bytes at all.
+/// A backing device that shows another one, until that is replaced or taken away.
 final class DetachableBacking: BlockDevice {
-    private struct State {
-        var device: (any BlockDevice)?
-        var inFlightCount = 0
-        var waiter: UnsafeContinuation<Void, Never>?
-    }
+    private let shown: Switchable<(any BlockDevice)?>
 
     let nodeName: String
-    var isReadOnly: Bool { true }
     let allocationUnitBytes: UInt64
-    var lengthBytes: UInt64 { length.load(ordering: .acquiring) }
-    var chainNodeCount: Int { state.withLock { $0.device?.chainNodeCount ?? 0 } }
-
-    private let length: Atomic<UInt64>
-    private let state: HostMutex<State>
+    var isReadOnly: Bool { true }
+    var lengthBytes: UInt64 { using { $0?.lengthBytes ?? 0 } }
+    var chainNodeCount: Int { using { $0?.chainNodeCount ?? 0 } }
 
     init(_ device: any BlockDevice) {
         nodeName = device.nodeName
         allocationUnitBytes = device.allocationUnitBytes
-        length = Atomic(device.lengthBytes)
-        state = HostMutex(State(device: device))
+        shown = Switchable(device)
     }
 
     /// Takes the device away; when this returns nothing uses it any more.
-    func detach() async {
-        length.store(0, ordering: .releasing)
-        await withUnsafeContinuation { continuation in
-            let isIdle = state.withLock { state in
-                state.device = nil
-                if state.inFlightCount > 0 { state.waiter = continuation }
-                return state.inFlightCount == 0
-            }
-            if isIdle { continuation.resume() }
-        }
-    }
+    func detach() async { await show(nil) }
 
-    /// Shows `device` where there is none.
-    func attach(_ device: any BlockDevice) {
-        state.withLock { $0.device = device }
-        length.store(device.lengthBytes, ordering: .releasing)
+    /// Shows `device` from now on; when this returns nothing uses the one before any more. One at a
+    /// time.
+    func attach(_ device: any BlockDevice) async { await show(device) }
+
+    private func show(_ device: (any BlockDevice)?) async {
+        shown.replace(with: device)
+        await shown.drain()
     }
 
     func tryRead(
         at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
     ) throws(BlockError) -> ReadAttempt {
-        guard let device = begin() else {
-            destination.initializeMemory(as: UInt8.self, repeating: 0)
-            return .done
-        }
-        defer { end() }
-        return try device.tryRead(at: offset, into: destination)
+        let use = shown.begin()
+        defer { shown.end(use) }
+        let held = Self.bytes(of: use.value, at: offset, count: destination.count)
+        UnsafeMutableRawBufferPointer(rebasing: destination[held...])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        guard held > 0, let device = use.value else { return .done }
+        return try device.tryRead(
+            at: offset, into: UnsafeMutableRawBufferPointer(rebasing: destination[..<held]))
     }
 
     func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
-        guard let device = begin() else {
-            destination.bytes.initializeMemory(as: UInt8.self, repeating: 0)
-            return
-        }
-        defer { end() }
-        try await device.read(at: offset, into: destination)
+        let use = shown.begin()
+        defer { shown.end(use) }
+        let held = Self.bytes(of: use.value, at: offset, count: destination.count)
+        UnsafeMutableRawBufferPointer(rebasing: destination.bytes[held...])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        guard held > 0, let device = use.value else { return }
+        try await device.read(at: offset, into: destination.slice(0, held))
     }
 
     func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
-        guard let device = begin() else {
-            return [Extent(range: range, isZero: true, isHole: true)]
+        let use = shown.begin()
+        defer { shown.end(use) }
+        let count = Int(clamping: range.lengthBytes)
+        let held = UInt64(Self.bytes(of: use.value, at: range.offset, count: count))
+        guard held > 0, let device = use.value else {
+            let depth = max((use.value?.chainNodeCount ?? 1) - 1, 0)
+            return [Extent(range: range, isZero: true, isHole: true, depth: depth)]
         }
-        defer { end() }
-        return try await device.extents(in: range, limit: limit)
+        return try await device.extents(
+            in: ByteRange(offset: range.offset, lengthBytes: held), limit: limit)
     }
 
     func tryWrite(
@@ -100,20 +96,17 @@ final class DetachableBacking: BlockDevice {
         BlockError(.readOnly, operation, on: nodeName, detail: "backing images do not change")
     }
 
-    private func begin() -> (any BlockDevice)? {
-        state.withLock { state in
-            if state.device != nil { state.inFlightCount += 1 }
-            return state.device
-        }
+    private func using<T>(_ body: ((any BlockDevice)?) -> T) -> T {
+        let use = shown.begin()
+        defer { shown.end(use) }
+        return body(use.value)
     }
 
-    private func end() {
-        let waiter = state.withLock { state in
-            state.inFlightCount -= 1
-            guard state.inFlightCount == 0 else { return nil as UnsafeContinuation<Void, Never>? }
-            defer { state.waiter = nil }
-            return state.waiter
-        }
-        waiter?.resume()
+    /// How many of `count` bytes at `offset` lie before the end of `device`.
+    private static func bytes(
+        of device: (any BlockDevice)?, at offset: UInt64, count: Int
+    ) -> Int {
+        guard let device, device.lengthBytes > offset else { return 0 }
+        return Int(min(UInt64(count), device.lengthBytes - offset))
     }
 }

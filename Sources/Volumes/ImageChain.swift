@@ -1,4 +1,5 @@
 package import BlockCore
+import Catalog
 import DriverQcow2
 import DriverRaw
 import Synchronization
@@ -9,18 +10,42 @@ package struct ImageNode: Sendable {
     package let format: ImageFormat
     /// Whether its content bypasses the page cache.
     let isDirect: Bool
-    package let device: any BlockDevice
+    package var device: any BlockDevice
     /// nil where there are no locks: on an NBD server.
     let lock: ImageLock?
     /// The lock of the file in which a qcow2 image keeps its data, if it does not do so itself.
     let dataLock: ImageLock?
-    /// What the device reads through to, if it is a top image over another.
+    /// What the device reads through to, if it is an image over another.
     let backing: DetachableBacking?
-    /// How it looked when it had been locked and nothing else had been done.
-    let found: ImageFingerprint
+    /// How it looked when it had been locked and nothing else had been done, or when a job had ended
+    /// to write it.
+    var found: ImageFingerprint
+    /// Whether a job writes it though it is not the top.
+    var isWritten = false
 
     /// What opens the path, as the catalog names it.
     var driver: String { lock == nil ? "nbd" : "file" }
+
+    /// The image as the catalog has it.
+    func record(isOwned: Bool, look: ImageFingerprint? = nil) -> NodeRecord {
+        NodeRecord(
+            driver: driver, format: format.rawValue, path: path, isOwned: isOwned,
+            fingerprint: (look ?? found).text, isDirect: isDirect,
+            change: isWritten ? .written : nil)
+    }
+
+    /// Changes the length of the image, durably. What is new reads as zeroes.
+    func resize(to lengthBytes: UInt64) async throws(BlockError) {
+        if let raw = device as? RawDevice {
+            try await raw.resize(to: lengthBytes)
+        } else if let qcow2 = device as? Qcow2Device {
+            try await qcow2.resize(to: lengthBytes)
+        } else {
+            throw BlockError(
+                .unsupported, "resize", on: path,
+                detail: "what an NBD server exports is resized there")
+        }
+    }
 
     /// Lets others have the image.
     func unlock() {
@@ -32,9 +57,9 @@ package struct ImageNode: Sendable {
 /// A top image and the images behind it, opened and locked.
 ///
 /// The locks are held from before anything was read until `unlock`, or until the last reference
-/// goes. Only the top may be open for writing.
+/// goes. Only the top is open for writing, and what a job writes for the time being.
 package final class ImageChain: Sendable {
-    private let opened: Mutex<[ImageNode]>
+    let opened: Mutex<[ImageNode]>
 
     /// The device that shows the whole chain.
     package let top: any BlockDevice
@@ -94,32 +119,9 @@ package final class ImageChain: Sendable {
         return fingerprints
     }
 
-    /// Closes all images but the top, which needs them no more, and gives them up.
-    func detachBacking() async {
-        guard let backing = nodes[0].backing else { return }
-        await backing.detach()
-        let below = opened.withLock { nodes in
-            defer { nodes.removeLast(nodes.count - 1) }
-            return nodes.dropFirst()
-        }
-        for node in below {
-            // They were open for reading: there is nothing to lose.
-            try? await node.device.close()
-            node.unlock()
-        }
-    }
-
     /// Changes the length of the top image, durably. What is new reads as zeroes.
     func resizeTop(to lengthBytes: UInt64) async throws(BlockError) {
-        if let raw = top as? RawDevice {
-            try await raw.resize(to: lengthBytes)
-        } else if let qcow2 = top as? Qcow2Device {
-            try await qcow2.resize(to: lengthBytes)
-        } else {
-            throw BlockError(
-                .unsupported, "resize", on: nodes[0].path,
-                detail: "what an NBD server exports is resized there")
-        }
+        try await nodes[0].resize(to: lengthBytes)
     }
 
     /// How the top looks now. Blocks.
@@ -138,6 +140,7 @@ package final class ImageChain: Sendable {
 extension Volume {
     /// The external data files of its images, by the path of the image.
     package var dataFilePaths: [String: String] {
-        chain.nodes.reduce(into: [:]) { paths, node in paths[node.path] = node.dataLock?.path }
+        using { $0.nodes }
+            .reduce(into: [:]) { paths, node in paths[node.path] = node.dataLock?.path }
     }
 }

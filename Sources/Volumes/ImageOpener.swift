@@ -73,10 +73,9 @@ package enum ImageOpener {
                     above: above + [HostFile.identity(of: path)].compactMap { $0 })
             }
             if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
-            if !readOnly { detachable = below.first.map { DetachableBacking($0.device) } }
+            detachable = below.first.map { DetachableBacking($0.device) }
             device = try Qcow2Device.open(
-                path: path, readOnly: readOnly, backing: detachable ?? below.first?.device,
-                pool: pool)
+                path: path, readOnly: readOnly, backing: detachable, pool: pool)
         }
         for lock in [lock, dataLock].compactMap({ $0 }) where !lock.isInPlace {
             throw BlockError(
@@ -118,7 +117,7 @@ package enum ImageOpener {
             backing: detachable, found: found)
     }
 
-    private static func isSame(_ path: String, _ node: ImageNode) throws(BlockError) -> Bool {
+    static func isSame(_ path: String, _ node: ImageNode) throws(BlockError) -> Bool {
         if path == node.path { return true }
         guard !NBDDevice.isURI(path), let identity = HostFile.identity(of: path) else {
             return false

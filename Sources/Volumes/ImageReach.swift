@@ -49,6 +49,12 @@ struct ImageFolder: Sendable {
                 + "say --allow-outside")
     }
 
+    /// Whether the file at `path` is in `folder`, by whatever links.
+    static func contains(_ path: String, in folder: String) -> Bool {
+        guard let real = realPath(path), let folder = realPath(folder) else { return false }
+        return real.hasPrefix(folder == "/" ? "/" : folder + "/")
+    }
+
     private static func realPath(_ path: String) -> String? {
         guard let real = realpath(path, nil) else { return nil }
         defer { free(real) }

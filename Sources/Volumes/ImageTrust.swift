@@ -13,7 +13,8 @@ import Foundation
 //                         writes changed the top after anything that could be recorded. What is
 //                         known is the last heartbeat, at most `heartbeatInterval` before our end:
 //                         a time of the image that is later than that, and a margin, is not ours,
-//                         nor is one before our last open
+//                         nor is one before our last open. The same of an image below the top that
+//                         a job was writing
 //
 // A change of the top shortly after an unclean stop, or one with the time set back, cannot be seen;
 // nor can changes of a block device, of which only the size is compared. Of an export of an NBD
@@ -45,8 +46,11 @@ enum ImageTrust {
                 return "no fingerprint of \(node.path) is recorded"
             }
             let isSettled = position > 0 || volume.isCleanlyClosed
-            let heartbeat = isSettled ? nil : Heartbeat(last: volume.heartbeatAt)
-            if let doubt = doubt(node, expected, heartbeat) { return doubt }
+            let mayHaveChanged = !isSettled || record.change == .written
+            let heartbeat = mayHaveChanged ? Heartbeat(last: volume.heartbeatAt) : nil
+            if let doubt = doubt(node, expected, heartbeat, mayGrow: record.change == .written) {
+                return doubt
+            }
         }
         return nil
     }
@@ -62,13 +66,13 @@ enum ImageTrust {
 
     /// With `heartbeat` the image may have been written by us until that ended.
     private static func doubt(
-        _ node: ImageNode, _ expected: ImageFingerprint, _ heartbeat: Heartbeat?
+        _ node: ImageNode, _ expected: ImageFingerprint, _ heartbeat: Heartbeat?, mayGrow: Bool
     ) -> String? {
         let found = node.found
         // A qcow2 file grows while it is written.
         let file = Comparison(
             path: node.path, expected: expected.file, found: found.file,
-            comparesSize: heartbeat == nil || node.format == .raw)
+            comparesSize: heartbeat == nil || node.format == .raw && !mayGrow)
         if let doubt = file.doubt(heartbeat) { return doubt }
         guard (expected.dataFile == nil) == (found.dataFile == nil) else {
             return "\(node.path) keeps its data elsewhere than before"

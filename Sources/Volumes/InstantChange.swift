@@ -236,18 +236,20 @@ extension CatalogTransaction {
     fileprivate func replaceNodes(
         of volume: Volume, by images: ImageChain, _ look: ImageFingerprint, ownsTop: Bool
     ) throws(CatalogError) {
-        guard try !pins().contains(where: { $0.volumeID == volume.id }) else {
+        let known = try nodes(ofVolume: volume.id)
+        // A commit leaves a part of the chain, with the point at its end.
+        let isPart = images.nodes.allSatisfy { node in known.contains { $0.path == node.path } }
+        let isPinned = try pins().contains { $0.volumeID == volume.id }
+        guard isPart || !isPinned else {
             throw CatalogError(
                 .busy, "change the images of \(volume.name)", on: "catalog",
                 detail: "it still depends on a restore point: stream it first")
         }
-        let known = try nodes(ofVolume: volume.id)
         let nodes = images.nodes.enumerated().map { position, node in
-            NodeRecord(
-                driver: node.driver, format: node.format.rawValue, path: node.path,
-                isOwned: position == 0
-                    ? ownsTop : known.contains { $0.path == node.path && $0.isOwned },
-                fingerprint: position == 0 ? look.text : node.found.text, isDirect: node.isDirect)
+            node.record(
+                isOwned: position == 0 && ownsTop
+                    || known.contains { $0.path == node.path && $0.isOwned },
+                look: position == 0 ? look : nil)
         }
         try setNodes(nodes, ofVolume: volume.id)
     }

@@ -47,7 +47,7 @@ package struct TargetImage: Sendable {
     package let device: any BlockDevice
     package let name: String
     /// What copies must cover whole.
-    package let unitBytes: UInt64
+    package private(set) var unitBytes: UInt64
     /// Whether it reads as zeroes where nothing was written to it.
     package let isZero: Bool
     /// Its images; nil if it is a volume.
@@ -55,6 +55,8 @@ package struct TargetImage: Sendable {
     /// Whether the source's top is its backing from a pivot on.
     private let isOverSource: Bool
     private let isOwned: Bool
+    /// Whose claim on images of the source's own chain it belongs to, if it is one of these.
+    private var committer: (volume: Volume, claim: String)?
     /// Up to where there is something below it.
     private let backedBytes: UInt64
 
@@ -71,6 +73,27 @@ package struct TargetImage: Sendable {
         chain = nil
         isOverSource = false
         isOwned = false
+    }
+
+    /// The image `base` of the chain of `volume`, which is claimed as `claim` with all above it,
+    /// to be written with what these hold. At a pivot the volume goes on on that.
+    package static func base(
+        _ base: String, of volume: Volume, for claim: String
+    ) async throws(BlockError) -> TargetImage {
+        try await volume.beginWriting(base)
+        do throws(BlockError) {
+            try await volume.growImage(base, to: volume.lengthBytes)
+        } catch {
+            try? await volume.endWriting(base)
+            throw error
+        }
+        guard let chain = volume.chain(from: base) else {
+            throw Volume.noImage(base, of: volume.name)
+        }
+        var target = TargetImage(chain, of: volume)
+        target.committer = (volume, claim)
+        target.unitBytes = 1
+        return target
     }
 
     /// Images that are open for writing.
@@ -97,8 +120,18 @@ package struct TargetImage: Sendable {
     /// Whether it can become the image of a volume.
     package var canPivot: Bool { chain != nil }
 
+    /// Gives it up, unless it has become the image of the volume.
+    package func end(isPivoted: Bool) async throws(BlockError) {
+        guard let committer else {
+            if !isPivoted { try await chain?.close() }
+            return
+        }
+        defer { committer.volume.releaseImages(of: committer.claim) }
+        if !isPivoted { try await committer.volume.endWriting(name) }
+    }
+
     /// Gives it up.
-    package func close() async throws(BlockError) { try await chain?.close() }
+    package func close() async throws(BlockError) { try await end(isPivoted: false) }
 
     /// Makes it the images of `volume`, with which it is in step once `settle`, called with the
     /// volume held, has returned. `change` is what happens at the same instant.
@@ -114,13 +147,18 @@ package struct TargetImage: Sendable {
         var pivot = change.switchingImages(for: "a pivot", ownsTop: isOwned)
         let settle = change.settle
         let isOverSource = isOverSource
+        let committer = committer
         pivot.settle = { (end) async throws(BlockError) in
+            let base = committer == nil ? nil : volume.chain(from: chain.nodes[0].path)
+            try volume.checkImagesMayGo(
+                but: base?.nodes.map(\.path) ?? [], for: committer?.claim)
             _ = try await settle(end)
             try await chain.top.flush()
+            if let base { return base }
             guard chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return chain }
             await slot.detach()
             guard isOverSource else { return chain }
-            slot.attach(volume.top)
+            await slot.attach(volume.top)
             return try await volume.chain.settled(under: chain.nodes[0])
         }
         return pivot
@@ -130,7 +168,7 @@ package struct TargetImage: Sendable {
     package func resumeWriting() async {
         guard let chain, chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return }
         await slot.detach()
-        slot.attach(OpaqueBacking(lengthBytes: backedBytes))
+        await slot.attach(OpaqueBacking(lengthBytes: backedBytes))
     }
 }
 

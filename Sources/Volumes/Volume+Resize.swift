@@ -46,7 +46,7 @@ extension Volume {
                 detail: "what lies behind \(newLength) bytes would be lost: "
                     + "say that it may be, with --shrink")
         }
-        if let user = workingJobID {
+        if let user = workingJobID ?? imageUse {
             throw BlockError(
                 .busy, "resize", on: name,
                 detail: "\(user) is at work on it: wait for that or cancel it")

@@ -29,8 +29,12 @@ package final class Volume: BlockDevice {
     package let isReadOnly: Bool
     /// Who is changing the images at the moment; nobody else may then.
     let chainUser = Mutex<String?>(nil)
+    /// The jobs that have images for themselves. Its lock is taken after that of `chainUser`.
+    let imageUsers = Mutex(ImageUsers())
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
     package let doubt: String?
+    /// What its guests feel.
+    package let guestLoad = GuestLoad()
     let locks = RangeLock()
     let queue: CatalogQueue
     let bitmaps: Mutex<BitmapTable>
@@ -161,7 +165,7 @@ package final class Volume: BlockDevice {
                 .busy, "close", on: name,
                 detail: "it is being backed up: wait for the job or cancel it")
         }
-        if let user = workingJobID ?? chainUser.withLock({ $0 }) {
+        if let user = workingJobID ?? imageUse ?? chainUser.withLock({ $0 }) {
             locks.release(hold)
             throw BlockError(
                 .busy, "close", on: name,

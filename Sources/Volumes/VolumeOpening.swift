@@ -22,10 +22,7 @@ enum VolumeOpening {
         queue: CatalogQueue
     ) async throws(BlockError) -> Volume {
         let nodes = chain.nodes.enumerated().map { position, node in
-            NodeRecord(
-                driver: node.driver, format: node.format.rawValue, path: node.path,
-                isOwned: isOwned && position == 0,
-                fingerprint: node.found.text, isDirect: node.isDirect)
+            node.record(isOwned: isOwned && position == 0)
         }
         try await IOPool.guest.run { () throws(BlockError) in try chain.flushTimes() }
         let record = try await queue.run { (catalog) throws(BlockError) in
@@ -114,7 +111,7 @@ enum VolumeOpening {
         }
         do throws(CatalogError) {
             let doubt = ImageTrust.doubt(
-                record, recorded: try expected(opened, in: transaction), found: chain.nodes)
+                record, recorded: expected(opened), found: chain.nodes)
             if let doubt { try transaction.distrustBitmaps(ofVolume: record.id, reason: doubt) }
             let table = try loadBitmaps(of: record, from: transaction)
             let volume = Volume(
@@ -129,17 +126,11 @@ enum VolumeOpening {
         }
     }
 
-    /// The recorded nodes that are to be found: only the top one if a stream had come so far that
-    /// the image may have forgotten the others (`Volume.forgetBacking`).
-    private static func expected(
-        _ opened: OpenedChain, in snapshot: CatalogSnapshot
-    ) throws(CatalogError) -> [NodeRecord] {
-        let nodes = opened.nodes
-        guard nodes.count > 1, opened.chain.nodes.count == 1 else { return nodes }
-        let isDetached = try snapshot.pins().contains {
-            $0.volumeID == opened.record.id && $0.isDetaching
-        }
-        return isDetached ? Array(nodes.prefix(1)) : nodes
+    /// The recorded nodes that are to be found: without those that are leaving if the images that
+    /// stay had come so far as to name them no more (`Volume.dropImages`).
+    private static func expected(_ opened: OpenedChain) -> [NodeRecord] {
+        let staying = opened.nodes.filter { $0.change != .leaving }
+        return opened.chain.nodes.count == staying.count ? staying : opened.nodes
     }
 
     /// Marks what may have been written before an unclean stop, and keeps it in the log.
@@ -161,12 +152,8 @@ enum VolumeOpening {
 
     /// The rows of the chain as it was found.
     private static func updated(_ nodes: [NodeRecord], by chain: ImageChain) -> [NodeRecord] {
-        chain.nodes.enumerated().map { position, node in
-            NodeRecord(
-                driver: node.driver, format: node.format.rawValue, path: node.path,
-                isOwned: position < nodes.count && nodes[position].path == node.path
-                    && nodes[position].isOwned,
-                fingerprint: node.found.text, isDirect: node.isDirect)
+        chain.nodes.map { node in
+            node.record(isOwned: nodes.contains { $0.path == node.path && $0.isOwned })
         }
     }
 

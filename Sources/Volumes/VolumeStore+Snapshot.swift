@@ -68,6 +68,7 @@ extension VolumeStore {
                         .busy, "make a snapshot", on: volume.name,
                         detail: "its images were changed meanwhile; try again")
                 }
+                try volume.checkTopIsFree()
                 return try await volume.chain.settled(under: overlay)
             })
         let retired: [RetiredImages]
@@ -93,9 +94,8 @@ extension ImageChain {
             try flushTimes()
             return try lookAtTop()
         }
-        let settled = ImageNode(
-            path: base.path, format: base.format, isDirect: base.isDirect, device: base.device,
-            lock: base.lock, dataLock: base.dataLock, backing: base.backing, found: look)
+        var settled = base
+        settled.found = look
         return ImageChain(nodes: [overlay, settled] + nodes.dropFirst())
     }
 }

@@ -360,7 +360,7 @@ package actor VolumeStore {
 }
 
 /// What makes two images the same, whatever they are called.
-private enum ImageIdentity: Hashable {
+enum ImageIdentity: Hashable {
     case file(HostFile.Identity)
     case export(uri: String)
 

@@ -21,8 +21,8 @@ struct Tidemark: AsyncParsableCommand {
             AgentCommand.self, VolumeCommand.self, ExportCommand.self, BitmapCommand.self,
             RepoCommand.self, BackupCommand.self, PointsCommand.self, ShowCommand.self,
             VerifyCommand.self, RestoreCommand.self, StreamCommand.self, MirrorCommand.self,
-            JobCommand.self, QMPCommand.self, EventsCommand.self, ImageCommand.self,
-            DoctorCommand.self,
+            CommitCommand.self, JobCommand.self, QMPCommand.self, EventsCommand.self,
+            ImageCommand.self, DoctorCommand.self,
         ])
 
     // Here too, so that the global options may stand before the subcommand.

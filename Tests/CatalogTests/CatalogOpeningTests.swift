@@ -88,7 +88,8 @@ import Testing
         try Catalog(directory: directory.path).close()
         let migrations = "SELECT identifier FROM grdb_migrations"
         #expect(
-            try runSQL(migrations, on: directory.catalogPath) == ["1", "2", "3", "4", "5", "6"])
+            try runSQL(migrations, on: directory.catalogPath)
+                == ["1", "2", "3", "4", "5", "6", "7"])
         _ = try runSQL("INSERT INTO grdb_migrations VALUES ('999')", on: directory.catalogPath)
         let error = catalogError { _ = try Catalog(directory: directory.path) }
         #expect(error?.kind == .other)

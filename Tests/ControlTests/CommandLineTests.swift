@@ -73,6 +73,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 55)
+        #expect(count == 56)
     }
 }

@@ -185,7 +185,7 @@ import Testing
         let deadline = Date(timeIntervalSinceNow: 30)
         while try job(id) != nil, Date() < deadline { usleep(10_000) }
         #expect(try agent.copy("now", to: directory.path("copy")).allSatisfy { $0 == 7 })
-        #expect(try agent.run(["stream", "now"]).errors.contains("does not depend"))
+        #expect(try agent.tell("stream", "now").contains("0 B copied"))
     }
 
     /// A point that is damaged in the middle of a stream, and repaired.
@@ -215,7 +215,7 @@ import Testing
                 try agent.tell("stream", policy)
             }
             try agent.tell("job", "dismiss", "job")
-            #expect(try agent.run(["stream", policy]).errors.contains("does not depend"))
+            #expect(try agent.tell("stream", policy).contains("0 B copied"))
             let copy = directory.path("copy-\(policy)")
             #expect(try agent.copy(policy, to: copy).allSatisfy { $0 == 7 })
         }

@@ -36,13 +36,17 @@ import Testing
                     expected.replaceSubrange(offset..<offset + count, with: bytes)
                 }
             }
-            _ = try await volume.populate(piece, from: .holding(old))
-            #expect(try await volume.unpopulatedRanges(in: piece).isEmpty)
+            _ = try await volume.toStream.populate(piece, from: .holding(old))
+            #expect(try await volume.toStream.missing(in: piece).isEmpty)
         }
         #expect(try await volume.contents() == expected)
-        try await volume.forgetBacking(pinID: OverlayFixture.pinID)
+        try await volume.toStream.drop()
         #expect(!volume.hasBacking)
         #expect(try await volume.contents() == expected)
+        let pins = try await volume.queue.run { (catalog) throws(BlockError) in
+            try catalog.reading { (snapshot) throws(CatalogError) in try snapshot.pins() }
+        }
+        #expect(pins.map(\.volumeID) == [nil])
         try await volume.close()
         try FileManager.default.removeItem(atPath: fixture.basePath)
         let info = try Tool.check(["qemu-img", "check", fixture.overlayPath])
@@ -56,7 +60,7 @@ import Testing
             let piece = fixture.pieces[0]
             try await volume.write([7, 7], at: piece.offset + 5)
             let old = Array(fixture.base[Int(piece.offset)..<Int(piece.end)])
-            _ = try await volume.populate(piece, from: .holding(old))
+            _ = try await volume.toStream.populate(piece, from: .holding(old))
             let now = try await volume.contents()[Int(piece.offset) + 5]
             try await volume.close()
             return now == 7
@@ -73,7 +77,7 @@ import Testing
         let volume = try await fixture.volume()
         for piece in fixture.pieces {
             let old = Array(fixture.base[Int(piece.offset)..<Int(piece.end)])
-            _ = try await volume.populate(piece, from: .holding(old))
+            _ = try await volume.toStream.populate(piece, from: .holding(old))
         }
         let base = fixture.base
         try await withThrowingTaskGroup(of: Void.self) { group in
@@ -85,7 +89,7 @@ import Testing
                     }
                 }
             }
-            group.addTask { try await volume.forgetBacking(pinID: OverlayFixture.pinID) }
+            group.addTask { try await volume.toStream.drop() }
             try await group.waitForAll()
         }
         try await volume.close()
@@ -99,15 +103,17 @@ import Testing
         let volume = try await fixture.volume()
         for piece in fixture.pieces {
             let old = Array(fixture.base[Int(piece.offset)..<Int(piece.end)])
-            _ = try await volume.populate(piece, from: .holding(old))
+            _ = try await volume.toStream.populate(piece, from: .holding(old))
         }
         try await volume.flush()
         try await volume.queue.run { (catalog) throws(BlockError) in
             try catalog.writing { (transaction) throws(CatalogError) in
-                try transaction.detachPin(OverlayFixture.pinID)
+                var nodes = try transaction.nodes(ofVolume: volume.id)
+                nodes[1].change = .leaving
+                try transaction.setNodes(nodes, ofVolume: volume.id)
             }
         }
-        if isHeaderChanged { try await (volume.top as? Qcow2Device)?.forgetBacking() }
+        if isHeaderChanged { try await (volume.top as? Qcow2Device)?.setBacking(nil) }
         volume.chain.unlock()
 
         let store = VolumeStore(queue: volume.queue, stateDirectory: fixture.directory.path)
@@ -119,6 +125,11 @@ import Testing
         #expect(try await again.contents() == fixture.base)
         _ = await store.closeAll()
     }
+}
+
+extension Volume {
+    /// All that is below its top.
+    fileprivate var toStream: ChainSegment { ChainSegment(of: self, below: 0, above: nil) }
 }
 
 /// A base image, an overlay of it, and the catalog of an agent that serves it.

@@ -16,7 +16,8 @@ extension ControlError {
         switch (error.kind, error.operation) {
         case (.notFound, "find the volume"):
             self = .noSuchNode(error.place)
-        case (.invalid, "start a job"), (.notFound, "find the bitmap"), (.invalid, "add a bitmap"):
+        case (.invalid, "start a job"), (.notFound, "find the bitmap"), (.invalid, "add a bitmap"),
+            (.busy, "use the image"):
             // Programs match on QEMU's texts.
             self.init(.generic, error.detail ?? error.description)
         default:

@@ -34,13 +34,21 @@ extension Control.JobResult {
                     })
         case .stream(let outcome):
             self.init(
-                points: [
-                    JobPoint(
-                        id: outcome.pointID, volume: outcome.volume,
-                        storedBytes: outcome.copiedBytes,
-                        durationSeconds: outcome.duration.seconds)
-                ],
-                volume: outcome.volume)
+                points: outcome.pointID.map { point in
+                    [
+                        JobPoint(
+                            id: point, volume: outcome.volume, storedBytes: outcome.copiedBytes,
+                            durationSeconds: outcome.duration.seconds)
+                    ]
+                },
+                volume: outcome.volume,
+                chain: JobChain(
+                    copiedBytes: outcome.copiedBytes, durationSeconds: outcome.duration.seconds))
+        case .commit(let outcome):
+            self.init(
+                target: outcome.base, volume: outcome.volume,
+                chain: JobChain(
+                    copiedBytes: outcome.copiedBytes, durationSeconds: outcome.duration.seconds))
         case .mirror(let outcome):
             self.init(
                 target: outcome.target, volume: outcome.volume,

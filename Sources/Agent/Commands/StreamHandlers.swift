@@ -1,18 +1,94 @@
 import Control
 import Jobs
+import Volumes
 
 extension Agent {
     func registerStreamCommands(in table: inout CommandTable) {
         table.on(BlockStream.self) { arguments in
-            let policy = ErrorPolicy(arguments.onError)
-            let device = arguments.device
-            let job = try await overlays.stream(
-                JobOptions(
-                    id: arguments.jobID ?? (JobStore.isWellFormed(device) ? device : nil),
-                    type: .stream, device: device, autoFinalize: arguments.autoFinalize ?? true,
-                    autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-                    onSourceError: policy, onTargetError: policy))
-            return StartedJob(jobID: job.id)
+            try await stream(arguments)
         }
+    }
+
+    private func stream(_ arguments: BlockStream.Arguments) async throws -> StartedJob {
+        let (volume, position) = try await image(arguments.device)
+        let base = try arguments.basePosition(below: position, of: volume)
+        guard base != nil || arguments.backingFile == nil else {
+            throw ControlError.generic(
+                "backing file specified, but streaming the entire chain")
+        }
+        guard !volume.isReadOnly else { throw ControlError.generic("Block node is read-only") }
+        let policy = ErrorPolicy(arguments.onError)
+        let isVolume = arguments.device == volume.name
+        guard arguments.jobID != nil || isVolume else {
+            throw ControlError.generic("An explicit job ID is required for this node")
+        }
+        let options = JobOptions(
+            id: arguments.jobID ?? (JobStore.isWellFormed(volume.name) ? volume.name : nil),
+            type: .stream, device: volume.name, autoFinalize: arguments.autoFinalize ?? true,
+            autoDismiss: arguments.autoDismiss ?? true,
+            speedBytes: try ControlError.checked(speed: arguments.speed),
+            onSourceError: policy, onTargetError: policy)
+        let isIdle = arguments.priority != .normal
+        if position == 0, base == nil, try await overlays.isOverlay(volume) {
+            return StartedJob(jobID: try await overlays.stream(options, isIdle: isIdle).id)
+        }
+        let paths = volume.imagePaths
+        let request = StreamRequest(
+            image: paths[position], base: base.map { paths[$0] },
+            backingFile: arguments.backingFile, isIdle: isIdle)
+        return StartedJob(jobID: try await chains.stream(options, request, of: volume).id)
+    }
+
+    /// The volume by that name and its top, or the image of a volume that `name` means.
+    private func image(_ name: String) async throws -> (Volume, Int) {
+        if let volume = await volumes.volumes().first(where: { $0.name == name }) {
+            return (volume, 0)
+        }
+        if name.contains("/") {
+            for volume in await volumes.volumes() {
+                if let position = volume.position(ofImage: name) { return (volume, position) }
+            }
+        }
+        // One that is not open says why.
+        return (try await volumes.volume(name), 0)
+    }
+}
+
+extension BlockStream.Arguments {
+    /// The position of the image that stays the backing; nil if none does.
+    fileprivate func basePosition(below position: Int, of volume: Volume) throws -> Int? {
+        for (one, other, names) in [
+            (base, baseNode, "'base' and 'base-node'"), (base, bottom, "'base' and 'bottom'"),
+            (baseNode, bottom, "'bottom' and 'base-node'"),
+        ] where one != nil && other != nil {
+            throw ControlError.generic("\(names) cannot be specified at the same time")
+        }
+        if let base {
+            guard let found = volume.position(ofImage: base), found > position else {
+                throw ControlError.generic("Can't find '\(base)' in the backing chain")
+            }
+            return found
+        }
+        if let baseNode {
+            guard let found = volume.position(ofImage: baseNode) else {
+                throw ControlError.noSuchNode(named: baseNode)
+            }
+            guard found > position else {
+                throw ControlError.generic(
+                    "Node '\(baseNode)' is not a backing image of '\(device)'")
+            }
+            return found
+        }
+        if let bottom {
+            guard let found = volume.position(ofImage: bottom) else {
+                throw ControlError.noSuchNode(named: bottom)
+            }
+            guard found >= position else {
+                throw ControlError.generic(
+                    "Node '\(bottom)' is not in a chain starting from '\(device)'")
+            }
+            return found + 1 < volume.imagePaths.count ? found + 1 : nil
+        }
+        return nil
     }
 }

@@ -9,20 +9,24 @@ package struct JobResult: Codable, Sendable, Equatable {
     package var target: String?
     /// The volume that a restore made, or that was mirrored.
     package var volume: String?
-    /// What a mirror did.
+    /// What a mirror, or a commit of a volume's top, did.
     package var mirror: JobMirror?
+    /// What a stream or a commit of images did.
+    package var chain: JobChain?
     /// What a restore that was asked to salvage could not bring back for certain.
     package var lost: [JobLostRange]?
 
     package init(
         points: [JobPoint]? = nil, failures: [JobFailure]? = nil, target: String? = nil,
-        volume: String? = nil, mirror: JobMirror? = nil, lost: [JobLostRange]? = nil
+        volume: String? = nil, mirror: JobMirror? = nil, chain: JobChain? = nil,
+        lost: [JobLostRange]? = nil
     ) {
         self.points = points
         self.failures = failures
         self.target = target
         self.volume = volume
         self.mirror = mirror
+        self.chain = chain
         self.lost = lost
     }
 }
@@ -55,6 +59,23 @@ package struct JobMirror: Codable, Sendable, Equatable {
         case copiedBytes = "copied-bytes"
         case sentBytes = "sent-bytes"
         case instantMilliseconds = "instant-milliseconds"
+        case durationSeconds = "duration-seconds"
+    }
+}
+
+/// What a stream or a commit did.
+package struct JobChain: Codable, Sendable, Equatable {
+    /// What was copied as data.
+    package var copiedBytes: UInt64
+    package var durationSeconds: Double
+
+    package init(copiedBytes: UInt64, durationSeconds: Double) {
+        self.copiedBytes = copiedBytes
+        self.durationSeconds = durationSeconds
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case copiedBytes = "copied-bytes"
         case durationSeconds = "duration-seconds"
     }
 }

@@ -1,19 +1,21 @@
 package import BlockCore
 
 extension Qcow2Device {
-    /// Makes the header name no backing file, durably, once everything that was written is durable
-    /// itself. What the image does not hold reads as zeroes when it is opened again; until it is
-    /// closed it shows the backing device that it was opened with.
-    package func forgetBacking() async throws(BlockError) {
-        guard !isReadOnly else { throw BlockError(.readOnly, "detach", on: nodeName) }
+    /// Makes the header name `backing` as the backing file, or none, durably, once everything that
+    /// was written is durable itself. The device goes on over what it was opened with.
+    package func setBacking(_ backing: Qcow2Backing?) async throws(BlockError) {
+        guard !isReadOnly else {
+            throw BlockError(.readOnly, "name the backing file", on: nodeName)
+        }
         try await flush()
         try await tables.withLock { () async throws(BlockError) in
-            try await pool.run { [damage] () throws(BlockError) in
-                // Offset and length of the name lie side by side: one write within a sector.
-                try damage.replace(
-                    at: UInt64(Qcow2Layout.Field.backingOffset),
-                    with: [UInt8](repeating: 0, count: 12))
+            try await pool.run { [self] () throws(BlockError) in
+                try HeaderArea(file: file, header: header).setBacking(backing, by: damage)
             }
         }
+        currentBacking.withLock { $0 = backing }
     }
+
+    /// The backing file as the header names it now.
+    package var backingName: Qcow2Backing? { currentBacking.withLock { $0 } }
 }

@@ -50,6 +50,7 @@ package final class Qcow2Device: BlockDevice {
     let regions: MetadataRegions?
     let snapshots: SnapshotTable
     let length: Atomic<UInt64>
+    let currentBacking: HostMutex<Qcow2Backing?>
     /// Whether the header allows guest data to change.
     let isPrepared: Atomic<Bool>
     let canReadNow = Atomic(true)
@@ -65,6 +66,7 @@ package final class Qcow2Device: BlockDevice {
         self.dataFile = dataFile ?? file
         nodeName = file.path
         length = Atomic(header.sizeBytes)
+        currentBacking = HostMutex(header.backing)
         isReadOnly = readOnly
         self.backing = backing
         self.pool = pool

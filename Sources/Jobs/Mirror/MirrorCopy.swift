@@ -196,10 +196,11 @@ final class MirrorCopy: Sendable {
             wholeAtEnd(range), mayUnmap: mayUnmap && options.mayUnmap)
     }
 
-    /// The last cluster of a target may reach beyond the source, where it is zero.
+    /// A target that counts in whole sectors may reach beyond the source, where it is zero.
     private func wholeAtEnd(_ range: ByteRange) -> ByteRange {
-        range.end == volume.lengthBytes
-            ? ByteRange(offset: range.offset, end: target.device.lengthBytes) : range
+        guard range.end == volume.lengthBytes else { return range }
+        let end = min(range.end.alignedUp(to: 512), target.device.lengthBytes)
+        return ByteRange(offset: range.offset, end: end)
     }
 
     private func isZeroInTarget(_ range: ByteRange) async throws(BlockError) -> Bool {

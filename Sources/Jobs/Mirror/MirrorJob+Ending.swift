@@ -79,7 +79,7 @@ extension MirrorJob {
         try? await Detachment.run(on: volume.name, within: Self.closingLimit) {
             () async throws(BlockError) in
             for images in retired { await images.close() }
-            if !isPivoted { try await target.close() }
+            try await target.end(isPivoted: isPivoted)
         }
     }
 

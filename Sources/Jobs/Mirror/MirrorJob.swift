@@ -91,10 +91,13 @@ package final class MirrorJob: JobBody {
 
     /// Marks what the map of the source says is to be copied.
     private func seed(_ job: Job) async throws(BlockError) {
-        let isDue: (Extent) -> Bool
+        let due: (Extent) -> ByteRange?
         switch options.sync {
-        case .full where target.isZero || options.isTargetZero: isDue = { !$0.isZero }
-        case .above(let position): isDue = { $0.depth < position }
+        case .full where target.isZero || options.isTargetZero:
+            due = { $0.isZero ? nil : $0.range }
+        case .above(let position):
+            let held = volume.held(above: position)
+            due = { held.part(of: $0) }
         default: return
         }
         var position: UInt64 = 0
@@ -102,8 +105,8 @@ package final class MirrorJob: JobBody {
             try await job.pausePoint()
             let window = ByteRange(
                 offset: position, end: min(position + 1 << 30, volume.lengthBytes))
-            for extent in try await volume.allExtents(in: window) where isDue(extent) {
-                working.mark(extent.range)
+            for extent in try await volume.allExtents(in: window) {
+                if let range = due(extent) { working.mark(range) }
             }
             position = window.end
         }

@@ -1,104 +1,151 @@
 package import BlockCore
-package import Repository
+import Repository
+import Synchronization
 package import Volumes
 
-// Copies what a volume lacks of the point below it into the volume's own image, while guests use
-// it. Many pieces are in flight, each proven by its digests; what guests have written meanwhile
-// stays. What was copied before an interruption is in the image, so a later run only looks for
-// what is missing.
+// Copies what images of a volume's chain hold into the image above them, while guests use the
+// volume, and takes them out of the chain in the end. Many pieces are in flight; what guests have
+// written meanwhile stays. What was copied before an interruption is in the image, so a later run
+// only looks for what is missing.
+//
+//   run       the pieces, as many at a time as the guests' own requests leave room for
+//   prepare   the images leave the chain: nothing but that is to be undone
+//   clean     the image above is as it was opened, the images are others' again
 
-/// Makes a volume that is an overlay of a point depend on nothing.
-package struct StreamJob: Sendable {
-    package var volume: Volume
-    package var repository: AttachedRepository
-    package var pointID: PointID
-    /// The pin of the point in the catalog.
-    package var pinID: String
+/// Makes an image of a volume's chain depend on no other, or on fewer.
+package final class StreamJob: JobBody {
+    private let segment: ChainSegment
+    private let source: StreamSource
+    private let backingName: String?
+    private let pace: IdlePace?
+    private let didDrop: @Sendable () async -> Void
+    private let claim: String
+    private let copiedBytes = Counter()
+    /// The first piece that could not be read, if that is to be ignored.
+    private let skipped = FirstFailure()
+    private let isWriting = Atomic(false)
 
     private static let workerCount = 8
 
+    /// Makes the body of a job, for which the images of `segment` have been claimed as `claim`.
+    /// `backingName` is what the header of the image above is to name in the end. With `isIdle` it
+    /// gives way to guests. `didDrop` is called when the images are out of the chain.
     package init(
-        volume: Volume, repository: AttachedRepository, pointID: PointID, pinID: String
+        _ segment: ChainSegment, from source: StreamSource, claim: String,
+        backingName: String? = nil, isIdle: Bool = true,
+        didDrop: @escaping @Sendable () async -> Void = {}
     ) {
-        self.volume = volume
-        self.repository = repository
-        self.pointID = pointID
-        self.pinID = pinID
+        self.segment = segment
+        self.source = source
+        self.claim = claim
+        self.backingName = backingName
+        self.didDrop = didDrop
+        pace = isIdle ? IdlePace(segment.volume.guestLoad, countMax: Self.workerCount) : nil
     }
 
-    /// Cancelled or failed, it leaves the volume as usable as it was, over the point.
+    /// Cancelled or failed, it leaves the volume as usable as it was, over the same images.
     package func run(_ job: Job) async throws(BlockError) -> JobResult {
         let started = ContinuousClock.now
-        let reader = try await repository.repository.openReader(pointID, isSalvaging: false)
-        let copiedBytes = Counter()
-        // The first piece that could not be read, if that is to be ignored.
-        let skipped = FirstFailure()
-        do throws(BlockError) {
-            guard reader.lengthBytes == volume.lengthBytes else {
-                throw BlockError(
-                    .invalid, "stream", on: volume.name,
-                    detail: "it has \(volume.lengthBytes) bytes, the point \(pointID) has "
-                        + "\(reader.lengthBytes)")
-            }
-            job.expect(reader.lengthBytes)
-            try await CopyWorkers.run(
-                workerCount: Self.workerCount, job: job,
-                next: { () async throws(BlockError) in try reader.next() },
-                lengthBytes: { $0.range.lengthBytes }
-            ) { [volume] (piece) throws(BlockError) in
-                copiedBytes.add(
-                    try await Self.copy(piece, of: reader, to: volume, job, skipping: skipped))
-            }
-        } catch {
-            try? await reader.close()
+        try await beginWriting()
+        let pieces = try await StreamPieces(source, of: segment, for: job)
+        do throws(BlockError) { try await copy(pieces, job) } catch {
+            await pieces.close()
             throw error
         }
-        try await reader.close()
+        await pieces.close()
         if let failure = skipped.value { throw failure }
         try job.checkCancelled()
-        try await volume.forgetBacking(pinID: pinID)
+        var pointID: String?
+        if case .point(_, let id) = source { pointID = id.text }
         return .stream(
             StreamOutcome(
-                pointID: pointID.text, volume: volume.name, copiedBytes: copiedBytes.value,
+                pointID: pointID, volume: segment.volume.name, copiedBytes: copiedBytes.value,
                 duration: ContinuousClock.now - started))
     }
 
-    private static func copy(
-        _ piece: PointPiece, of reader: PointReader, to volume: Volume, _ job: Job,
-        skipping skipped: FirstFailure
-    ) async throws(BlockError) -> UInt64 {
-        // Nothing is kept where the image holds nothing, and without a backing that is zeroes.
-        guard !piece.isZero, try await !volume.unpopulatedRanges(in: piece.range).isEmpty else {
-            return 0
+    package func prepare(_ job: Job) async throws(BlockError) {
+        try await segment.drop(naming: backingName)
+    }
+
+    package func commit(_ job: Job) async { await didDrop() }
+
+    package func clean(_ job: Job) async {
+        if isWriting.load(ordering: .acquiring), let upper = segment.upper {
+            do throws(BlockError) { try await segment.volume.endWriting(upper) } catch {
+                job.noteFailure(error)
+            }
         }
+        segment.volume.releaseImages(of: claim)
+    }
+
+    /// The top is open for writing already.
+    private func beginWriting() async throws(BlockError) {
+        guard let upper = segment.upper, segment.device(upper)?.isReadOnly == true,
+            !segment.going.isEmpty
+        else { return }
+        try await segment.volume.beginWriting(upper)
+        isWriting.store(true, ordering: .releasing)
+    }
+
+    private func copy(_ pieces: StreamPieces, _ job: Job) async throws(BlockError) {
+        if case .point(_, let pointID) = source {
+            guard pieces.lengthBytes == segment.volume.lengthBytes else {
+                throw BlockError(
+                    .invalid, "stream", on: segment.volume.name,
+                    detail: "it has \(segment.volume.lengthBytes) bytes, the point \(pointID) has "
+                        + "\(pieces.lengthBytes)")
+            }
+        }
+        let tail = segment.tail
+        job.expect(pieces.lengthBytes + tail.lengthBytes)
+        try await CopyWorkers.run(
+            workerCount: Self.workerCount, job: job,
+            next: { () async throws(BlockError) in try await pieces.next() },
+            lengthBytes: { $0.range.lengthBytes }
+        ) { [self] (piece) throws(BlockError) in
+            try await copy(piece, of: pieces, job)
+        }
+        if !tail.isEmpty { try await zero(tail, job) }
+    }
+
+    private func copy(
+        _ piece: StreamPieces.Item, of pieces: StreamPieces, _ job: Job
+    ) async throws(BlockError) {
+        // Without a backing, what an image does not hold is zeroes.
+        if piece.isZero, segment.lower == nil { return }
+        guard try await !segment.missing(in: piece.range).isEmpty else { return }
+        if piece.isZero { return try await zero(piece.range, job) }
+        try await pace?.begin(job)
+        defer { pace?.end() }
         let content = BufferPool.shared.take(Int(piece.range.lengthBytes))
             .prefix(Int(piece.range.lengthBytes))
         try await job.admit(piece.range.lengthBytes)
-        do throws(BlockError) {
-            try await read(piece, of: reader, into: content, job)
-        } catch {
-            guard job.options.onSourceError == .ignore, error.kind != .cancelled else {
-                throw error
-            }
-            skipped.report(error)
-            return 0
-        }
-        return try await job.insist(isRead: false) { () throws(BlockError) in
-            try await volume.populate(piece.range, from: content)
+        guard try await read(piece, of: pieces, into: content, job) else { return }
+        copiedBytes.add(
+            try await job.insist(isRead: false) { () throws(BlockError) in
+                try await segment.populate(piece.range, from: content)
+            })
+    }
+
+    private func zero(_ range: ByteRange, _ job: Job) async throws(BlockError) {
+        _ = try await job.insist(isRead: false) { () throws(BlockError) in
+            try await segment.populate(range, from: nil)
         }
     }
 
-    /// Reads a piece as often as the policy wants. What the policy ignores is thrown: a stream goes
-    /// on with the next piece, but not without the point.
-    private static func read(
-        _ piece: PointPiece, of reader: PointReader, into content: BufferSlice, _ job: Job
-    ) async throws(BlockError) {
+    /// Reads a piece as often as the policy wants. False if the policy ignores that it cannot be
+    /// read: a stream goes on with the next piece, but not without the images.
+    private func read(
+        _ piece: StreamPieces.Item, of pieces: StreamPieces, into content: BufferSlice, _ job: Job
+    ) async throws(BlockError) -> Bool {
         while true {
             do throws(BlockError) {
-                _ = try await reader.read(piece, into: content)
-                return
+                try await pieces.read(piece, into: content)
+                return true
             } catch {
-                guard try await job.decide(on: error, isRead: true) == .retry else { throw error }
+                guard try await job.decide(on: error, isRead: true) == .ignore else { continue }
+                skipped.report(error)
+                return false
             }
         }
     }

@@ -11,6 +11,7 @@ extension DigestAlgorithm: ExpressibleByArgument {}
 extension MirrorSyncMode: ExpressibleByArgument {}
 extension BitmapSyncMode: ExpressibleByArgument {}
 extension MirrorCopyMode: ExpressibleByArgument {}
+extension JobPriority: ExpressibleByArgument {}
 
 extension ArgumentHelp {
     /// Help for an option that takes a size.

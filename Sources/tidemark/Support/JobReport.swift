@@ -10,8 +10,18 @@ struct JobReport {
         result = job.result.flatMap { try? $0.decoded(as: JobResult.self) }
     }
 
-    /// One line per point made, verified or restored.
-    var text: String { (result?.points ?? []).map(line).joined(separator: "\n") }
+    /// One line per point made, verified or restored, or for the images that were merged.
+    var text: String {
+        let points = result?.points ?? []
+        guard points.isEmpty, let chain = result?.chain else {
+            return points.map(line).joined(separator: "\n")
+        }
+        var parts = [
+            "\(ByteSize.text(chain.copiedBytes)) copied", TimeText.measured(chain.durationSeconds),
+        ]
+        if let target = result?.target { parts.append("to \(target)") }
+        return "\(result?.volume ?? job.id): \(parts.joined(separator: ", "))"
+    }
 
     /// What did not work, one line each.
     var failures: [String] {

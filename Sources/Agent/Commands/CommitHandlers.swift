@@ -1,0 +1,72 @@
+import Control
+import Jobs
+import Volumes
+
+extension Agent {
+    func registerCommitCommands(in table: inout CommandTable) {
+        table.on(BlockCommit.self) { arguments in
+            try await commit(arguments)
+        }
+    }
+
+    private func commit(_ arguments: BlockCommit.Arguments) async throws -> StartedJob {
+        let speedBytes = try ControlError.checked(speed: arguments.speed)
+        let name = arguments.device
+        guard let volume = await volumes.volumes().first(where: { $0.name == name }) else {
+            throw ControlError(.deviceNotFound, "Device '\(name)' not found")
+        }
+        let top = try arguments.topPosition(in: volume)
+        let base = try arguments.basePosition(below: top, in: volume)
+        guard base != top else { throw ControlError.generic("cannot commit an image into itself") }
+        guard top > 0 || arguments.backingFile == nil else {
+            throw ControlError.generic("'backing-file' specified, but 'top' is the active layer")
+        }
+        let policy = ErrorPolicy(arguments.onError)
+        let options = JobOptions(
+            id: arguments.jobID ?? volume.name, type: .commit, device: volume.name,
+            autoFinalize: arguments.autoFinalize ?? true,
+            autoDismiss: arguments.autoDismiss ?? true, speedBytes: speedBytes,
+            onSourceError: policy, onTargetError: policy)
+        let request = CommitRequest(top: top, base: base, backingFile: arguments.backingFile)
+        return StartedJob(jobID: try await chains.commit(options, request, of: volume).id)
+    }
+}
+
+extension BlockCommit.Arguments {
+    fileprivate func topPosition(in volume: Volume) throws -> Int {
+        guard top == nil || topNode == nil else {
+            throw ControlError.generic("'top-node' and 'top' are mutually exclusive")
+        }
+        if let topNode {
+            guard let found = volume.position(ofImage: topNode) else {
+                throw ControlError.noSuchNode(named: topNode)
+            }
+            return found
+        }
+        guard let top else { return 0 }
+        guard let found = volume.position(ofImage: top) else {
+            throw ControlError.generic("Top image file \(top) not found")
+        }
+        return found
+    }
+
+    fileprivate func basePosition(below top: Int, in volume: Volume) throws -> Int {
+        guard base == nil || baseNode == nil else {
+            throw ControlError.generic("'base-node' and 'base' are mutually exclusive")
+        }
+        if let baseNode {
+            guard let found = volume.position(ofImage: baseNode) else {
+                throw ControlError.noSuchNode(named: baseNode)
+            }
+            guard found >= top else {
+                throw ControlError.generic("'\(baseNode)' is not in this backing file chain")
+            }
+            return found
+        }
+        guard let base else { return volume.imagePaths.count - 1 }
+        guard let found = volume.position(ofImage: base), found > top else {
+            throw ControlError.generic("Can't find '\(base)' in the backing chain")
+        }
+        return found
+    }
+}
