@@ -29,6 +29,8 @@ package final class Volume: BlockDevice {
     package let isReadOnly: Bool
     /// Who is changing the images at the moment; nobody else may then.
     let chainUser = Mutex<String?>(nil)
+    /// Whether it is the target of a mirror.
+    let isTarget = Atomic(false)
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
     package let doubt: String?
     let locks = RangeLock()
@@ -229,7 +231,7 @@ package final class Volume: BlockDevice {
 
     /// Commits what has changed in the bitmaps, with writes going on and in small commits, so that
     /// little is left to commit for whoever holds the volume next. The log stays as it is.
-    func persistAhead() async throws(BlockError) {
+    package func persistAhead() async throws(BlockError) {
         if Mutant.freezeWithoutChunks.isActive || Mutant.disableWithoutChunks.isActive { return }
         // Once through the longest bitmap: what guests change meanwhile may be more than that.
         let chunkCount = bitmaps.withLock { table in
@@ -263,10 +265,9 @@ package final class Volume: BlockDevice {
     ///
     /// With no write in flight the chunks say all that the regions said, so the regions may go.
     func persistAll(
-        in catalog: Catalog, _ mutant: Mutant? = nil,
-        _ change: (CatalogTransaction) throws(CatalogError) -> Void
+        in catalog: Catalog, _ change: (CatalogTransaction) throws(CatalogError) -> Void
     ) throws(BlockError) {
-        let changed = mutant?.isActive == true ? [] : bitmaps.withLock { $0.takeDirtyChunks() }
+        let changed = bitmaps.withLock { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for taken in changed {
