@@ -95,7 +95,9 @@ import Testing
         try run.restart(SIGKILL)
         try expectContents(log)
         run.agent.stop(SIGTERM)
-        try Tool.check(["qemu-img", "check", "-q", remote])
+        // A kill may leave clusters that nobody uses, and nothing worse.
+        let check = try Tool.run(["qemu-img", "check", "-q", remote])
+        #expect(check.status == 0 || check.status == 3)
     }
 
     /// An overlay that is made shares the images below.
