@@ -99,11 +99,11 @@ let package = Package(
             dependencies: [
                 "Jobs", "BlockCore", "Catalog", "DriverRaw", "Repository", "Volumes", "TestSupport",
             ],
-            exclude: ["QemuBehaviours.md"], swiftSettings: settings),
+            exclude: ["QemuBehaviours.md", "QemuMirrorBehaviours.md"], swiftSettings: settings),
         tests("ControlTests", ["BlockCore", "Control", "tidemark", argumentParser, logging]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["tidemark", "TestSupport"],
-            exclude: ["Support/guest.py"], swiftSettings: settings),
+            exclude: ["Support/counter.py", "Support/guest.py"], swiftSettings: settings),
         .testTarget(
             name: "QMPTests", dependencies: ["tidemark", "TestSupport"],
             exclude: ["Differences.md", "session"], swiftSettings: settings),

@@ -16,7 +16,7 @@ import Volumes
 //   serve NBD                 from here on there are guests
 //   settle frozen bitmaps     promotes or undoes what a crash left of backups; what its repository
 //                             holds up goes on in the background
-//   let jobs go on            that can, in the background, streams among them; others are shown as
+//   let jobs go on            that can, in the background, streams and mirrors; others are shown as
 //                             interrupted
 //   serve control
 //   …                         until SIGTERM, SIGINT or `quit`
@@ -46,7 +46,9 @@ package enum AgentMain {
         let recovery = await recover(agent)
         agent.overlays.register(with: agent.revival)
         agent.chains.register(with: agent.revival)
+        agent.registerMirrorRevival()
         let interrupted = await agent.revival.takeStock()
+        await agent.reclaimBitmaps(for: interrupted)
         await dropWorkingBitmaps(agent, but: interrupted.compactMap(\.resumption.bitmapID))
         let streams = Task {
             await agent.revival.resume(interrupted)

@@ -22,7 +22,8 @@ struct InterruptedJob: Sendable {
 
 /// Lets interrupted jobs go on, or says what became of them.
 final class JobRevival: Sendable {
-    typealias Resume = @Sendable (InterruptedJob) async throws(BlockError) -> Job
+    /// Returns nil if nothing was left to do.
+    typealias Resume = @Sendable (InterruptedJob) async throws(BlockError) -> Job?
 
     private let queue: CatalogQueue
     private let jobs: JobStore
@@ -76,7 +77,8 @@ final class JobRevival: Sendable {
             do throws(BlockError) {
                 let resumed = try await resume(job)
                 log.notice(
-                    "a \(job.options.type.rawValue) goes on as job \(resumed.id)",
+                    resumed.map { "a \(job.options.type.rawValue) goes on as job \($0.id)" }
+                        ?? "a \(job.options.type.rawValue) had done its work when the agent ended",
                     metadata: metadata)
             } catch {
                 log.warning(

@@ -63,6 +63,10 @@ package protocol BackupRepository: AnyObject, Sendable {
     /// digest. Throws the first thing that is wrong; returns the point's manifest.
     func checkChain(of id: PointID) async throws(BlockError) -> Manifest
 
+    /// Takes a point back that has just been published, and whose bitmap nobody has promoted: it is
+    /// absent afterwards. Refused if something depends on it already.
+    func withdraw(_ manifest: Manifest) async throws(BlockError)
+
     /// Publishes the manifest of a group whose members have all been committed, durably.
     func commitGroup(_ manifest: GroupManifest) async throws(BlockError)
 

@@ -68,7 +68,9 @@ package enum Freeze {
         if Mutant.freezeOneByOne.isActive, requests.count > 1 {
             return try await takeOneByOne(requests, within: deadline)
         }
-        return try await QuietTransaction.run(requests.map { .freeze($0) }, deadline: deadline)
+        let outcome = try await QuietTransaction.run(
+            requests.map { .freeze($0) }, deadline: deadline)
+        return (outcome.frozen, outcome.instant)
     }
 
     /// What `Mutant.freezeOneByOne` has instead of one instant: that of the last is said to be all's.

@@ -117,6 +117,15 @@ package enum ImageOpener {
             backing: detachable, found: found)
     }
 
+    /// Locks and opens what the header of the qcow2 image `path` names as its backing, with all that
+    /// is behind that, for reading: from the top down, nothing if it names none. Blocks.
+    static func backing(of path: String, pool: IOPool) throws(BlockError) -> [ImageNode] {
+        guard let backing = try Qcow2Device.readHeader(path: path).backing else { return [] }
+        return try nodes(
+            backing: backing, of: path, within: try ImageFolder(of: path, .anywhere), pool: pool,
+            above: [HostFile.identity(of: path)].compactMap { $0 })
+    }
+
     static func isSame(_ path: String, _ node: ImageNode) throws(BlockError) -> Bool {
         if path == node.path { return true }
         guard !NBDDevice.isURI(path), let identity = HostFile.identity(of: path) else {

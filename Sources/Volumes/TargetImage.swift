@@ -1,16 +1,16 @@
 package import BlockCore
-import DriverNBD
 import DriverQcow2
-import DriverRaw
+import Synchronization
 
 // What a mirror writes: an image file or an export, made for it or found, or a volume.
 //
-// A qcow2 image that is to receive a part of the source's content, and that cannot be opened over
-// what has the rest, is written in whole clusters: one that was copied in part would hide what is
-// below. And zeroes must be stored in it as zeroes, not left out: below, there may be something
-// else. So while it is a target it is open over a backing that says it has content everywhere, and
-// that no cluster ever takes any of (`OpaqueBacking`). At a pivot that goes; if the source's own top is to be
-// the backing, which cannot be opened while it is written, it comes in its place.
+// A qcow2 image that is to receive a part of the source's content is written in whole clusters: one
+// that was copied in part would hide what is below. And zeroes must be stored in it as zeroes, not
+// left out: below, there may be something else. So while it is a target it is open over a backing
+// that says it has content everywhere, and that no cluster ever takes any of (`OpaqueBacking`). What
+// its header names may be made by somebody else meanwhile. At a pivot the backing comes in place of
+// that: what the header names then is opened; an image of the source, which cannot be opened while it
+// is written, is open already.
 
 /// The backing that an image made for a mirror is to name.
 package enum TargetBacking: Sendable, Equatable {
@@ -29,21 +29,34 @@ package struct TargetSpecification: Sendable {
     package var backing: TargetBacking
     /// Whether it receives only a part of the source's content.
     package var isPartial: Bool
+    /// An overlay that is going to be the source's top when the mirror begins.
+    package var snapshot: PreparedSnapshot?
 
     package init(
         path: String, format: ImageFormat? = nil, mode: NewImageMode = .absolutePaths,
-        backing: TargetBacking = .none, isPartial: Bool = false
+        backing: TargetBacking = .none, isPartial: Bool = false,
+        snapshot: PreparedSnapshot? = nil
     ) {
         self.path = path
         self.format = format
         self.mode = mode
         self.backing = backing
         self.isPartial = isPartial
+        self.snapshot = snapshot
     }
 }
 
 /// What a mirror writes, open.
 package struct TargetImage: Sendable {
+    /// What is below a target that is open without it.
+    enum Below: Sendable {
+        case nothing
+        /// What its header names, which is opened at a pivot.
+        case named
+        /// That image of the source.
+        case source(any BlockDevice)
+    }
+
     package let device: any BlockDevice
     package let name: String
     /// What copies must cover whole.
@@ -51,12 +64,11 @@ package struct TargetImage: Sendable {
     /// Whether it reads as zeroes where nothing was written to it.
     package let isZero: Bool
     /// Its images; nil if it is a volume.
-    private let chain: ImageChain?
-    /// Whether the source's top is its backing from a pivot on.
-    private let isOverSource: Bool
-    private let isOwned: Bool
+    let chain: ImageChain?
+    let below: Below
+    let isOwned: Bool
     /// Whose claim on images of the source's own chain it belongs to, if it is one of these.
-    private var committer: (volume: Volume, claim: String)?
+    private(set) var committer: (volume: Volume, claim: String)?
     /// Up to where there is something below it.
     private let backedBytes: UInt64
 
@@ -65,13 +77,18 @@ package struct TargetImage: Sendable {
         guard volume.lengthBytes == source.lengthBytes else {
             throw Self.wrongLength(volume.name, source.lengthBytes, volume.lengthBytes)
         }
+        guard !volume.isTarget.exchange(true, ordering: .acquiringAndReleasing) else {
+            throw BlockError(
+                .busy, "mirror", on: volume.name,
+                detail: "it is the target of another mirror: wait for that or cancel it")
+        }
         backedBytes = 0
         device = volume
         name = volume.name
         unitBytes = 1
         isZero = false
         chain = nil
-        isOverSource = false
+        below = .nothing
         isOwned = false
     }
 
@@ -96,20 +113,24 @@ package struct TargetImage: Sendable {
         return target
     }
 
-    /// Images that are open for writing.
-    init(_ chain: ImageChain, of volume: Volume, isNew: Bool = false, isOverSource: Bool = false) {
+    /// Images that are open for writing. New ones read as zeroes; those that are `isOwned` were made
+    /// by the agent.
+    init(
+        _ chain: ImageChain, of volume: Volume, isNew: Bool = false, isOwned: Bool = false,
+        below: Below = .nothing
+    ) {
         self.chain = chain
+        self.below = below
+        self.isOwned = isNew || isOwned
         backedBytes = volume.lengthBytes
-        self.isOverSource = isOverSource
         device = chain.top
         name = chain.nodes[0].path
         let standsAlone = chain.nodes.count == 1
         unitBytes = standsAlone && chain.top is Qcow2Device ? chain.top.allocationUnitBytes : 1
         isZero = isNew && standsAlone && chain.nodes[0].backing == nil
-        isOwned = isNew
     }
 
-    fileprivate static func wrongLength(
+    static func wrongLength(
         _ name: String, _ source: UInt64, _ target: UInt64
     ) -> BlockError {
         BlockError(
@@ -122,6 +143,7 @@ package struct TargetImage: Sendable {
 
     /// Gives it up, unless it has become the image of the volume.
     package func end(isPivoted: Bool) async throws(BlockError) {
+        (device as? Volume)?.isTarget.store(false, ordering: .releasing)
         guard let committer else {
             if !isPivoted { try await chain?.close() }
             return
@@ -133,35 +155,71 @@ package struct TargetImage: Sendable {
     /// Gives it up.
     package func close() async throws(BlockError) { try await end(isPivoted: false) }
 
-    /// Makes it the images of `volume`, with which it is in step once `settle`, called with the
-    /// volume held, has returned. `change` is what happens at the same instant.
+    /// Opens what its header names as its backing, for a pivot: nothing if it names none, or is open
+    /// over it already.
+    package func openBacking() async throws(BlockError) -> TargetBackingImages? {
+        guard let chain, case .named = below else { return nil }
+        let path = chain.nodes[0].path
+        let nodes = try await IOPool.guest.run { () throws(BlockError) in
+            try ImageOpener.backing(of: path, pool: .guest)
+        }
+        return TargetBackingImages(nodes: nodes)
+    }
+
+    /// Makes it the images of `volume`, with which it is in step once the settling of `step` has
+    /// returned, over the backing that `backing` gives then.
     package func pivot(
-        of volume: Volume, alongside change: InstantChange
-    ) throws(BlockError) -> InstantChange {
+        of volume: Volume, alongside step: QuietStep,
+        backing: @escaping @Sendable () -> TargetBackingImages?
+    ) throws(BlockError) -> QuietStep {
         guard let chain else {
             throw BlockError(
                 .unsupported, "complete the mirror", on: volume.name,
                 detail: "its target is the volume \(name), which goes on as one of its own: "
                     + "end it with a cancel")
         }
-        var pivot = change.switchingImages(for: "a pivot", ownsTop: isOwned)
-        let settle = change.settle
-        let isOverSource = isOverSource
+        var pivot = step
+        pivot.newImages = QuietStep.NewImages(use: "a pivot", ownsTop: isOwned)
+        let settle = step.settle
         let committer = committer
         pivot.settle = { (end) async throws(BlockError) in
             let base = committer == nil ? nil : volume.chain(from: chain.nodes[0].path)
             try volume.checkImagesMayGo(
                 but: base?.nodes.map(\.path) ?? [], for: committer?.claim)
-            _ = try await settle(end)
+            _ = try await settle?(end)
             try await chain.top.flush()
             if let base { return base }
-            guard chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return chain }
-            await slot.detach()
-            guard isOverSource else { return chain }
-            await slot.attach(volume.top)
-            return try await volume.chain.settled(under: chain.nodes[0])
+            return try await images(over: volume, backing())
         }
         return pivot
+    }
+
+    /// Its images with what is below them in place of the opaque backing, with nothing written to
+    /// either.
+    private func images(
+        over volume: Volume, _ backing: TargetBackingImages?
+    ) async throws(BlockError) -> ImageChain? {
+        guard let chain, chain.nodes.count == 1, let slot = chain.nodes[0].backing else {
+            return chain
+        }
+        await slot.detach()
+        switch below {
+        case .nothing: return chain
+        case .named:
+            guard let nodes = backing?.nodes, let first = nodes.first else { return chain }
+            await slot.attach(first.device)
+            return ImageChain(nodes: [chain.nodes[0]] + nodes)
+        case .source(let device):
+            let source = volume.chain
+            guard let position = source.nodes.firstIndex(where: { $0.device === device }) else {
+                throw BlockError(
+                    .invalid, "complete the mirror", on: volume.name,
+                    detail: "the image that is to be below \(name) is not in its chain any more")
+            }
+            await slot.attach(device)
+            if position == 0 { return try await source.settled(under: chain.nodes[0]) }
+            return ImageChain(nodes: [chain.nodes[0]] + source.nodes[position...])
+        }
     }
 
     /// After a pivot that did not take place: the target is written again.
@@ -172,166 +230,15 @@ package struct TargetImage: Sendable {
     }
 }
 
-/// A backing that claims to have content everywhere and has only zeroes.
-private final class OpaqueBacking: BlockDevice {
-    let nodeName = "what is below the target"
-    let lengthBytes: UInt64
-    var isReadOnly: Bool { true }
-    var allocationUnitBytes: UInt64 { 512 }
+/// What is going to be below a target, open for reading.
+package struct TargetBackingImages: Sendable {
+    let nodes: [ImageNode]
 
-    init(lengthBytes: UInt64) { self.lengthBytes = lengthBytes }
-
-    private func refusal(_ operation: String) -> BlockError {
-        BlockError(.invalid, operation, on: nodeName, detail: "a mirror copies whole clusters")
-    }
-
-    func tryRead(
-        at offset: UInt64, into destination: UnsafeMutableRawBufferPointer
-    ) throws(BlockError) -> ReadAttempt {
-        destination.initializeMemory(as: UInt8.self, repeating: 0)
-        return .done
-    }
-
-    func tryWrite(
-        at offset: UInt64, from source: UnsafeRawBufferPointer
-    ) throws(BlockError) -> Bool { throw refusal("write") }
-
-    /// A driver may look at what it is going to overwrite whole, to see whether there is anything to
-    /// lose: there is not.
-    func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
-        destination.bytes.initializeMemory(as: UInt8.self, repeating: 0)
-    }
-
-    func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
-        throw refusal("write")
-    }
-
-    func writeZeroes(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
-        throw refusal("write zeroes")
-    }
-
-    func discard(_ range: ByteRange) async throws(BlockError) { throw refusal("discard") }
-
-    func flush() async throws(BlockError) {}
-
-    func extents(in range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
-        [Extent(range: range, isZero: false, isHole: false)]
-    }
-
-    func close() async throws(BlockError) {}
-}
-
-extension VolumeStore {
-    /// Opens what `specification` says for a mirror of `volume`, made if that is to be.
-    package func openTarget(
-        _ specification: TargetSpecification, for volume: Volume
-    ) async throws(BlockError) -> TargetImage {
-        let path = specification.path
-        if NBDDevice.isURI(path) {
-            let chain = try await open(path, .raw)
-            return try checked(TargetImage(chain, of: volume), volume)
+    /// Gives them up.
+    package func close() async {
+        for node in nodes {
+            try? await node.device.close()
+            node.unlock()
         }
-        guard path.hasPrefix("/") else {
-            throw BlockError(.invalid, "mirror", on: path, detail: "give an absolute path")
-        }
-        guard specification.mode == .existing else {
-            return try await makeTarget(specification, for: volume)
-        }
-        try await checkIsAlone("to be the target of a mirror", paths: [path])
-        let format: ImageFormat
-        if let known = specification.format {
-            format = known
-        } else {
-            format = try await IOPool.background.run { () throws(BlockError) in
-                try ImageProbe(path: path).format
-            }
-        }
-        let chain = try await open(
-            path, format, partOf: specification.isPartial ? volume : nil)
-        return try checked(TargetImage(chain, of: volume), volume)
-    }
-
-    private func makeTarget(
-        _ specification: TargetSpecification, for volume: Volume
-    ) async throws(BlockError) -> TargetImage {
-        let nodes = volume.using { $0.nodes }
-        let format = specification.format ?? nodes[0].format
-        var base: ImageNode?
-        if case .ofSource(let position) = specification.backing, position < nodes.count {
-            base = nodes[position]
-        }
-        if base != nil, format == .raw {
-            throw BlockError(
-                .unsupported, "make the target", on: specification.path,
-                detail: "a raw image has no backing: use the format qcow2")
-        }
-        let backing = base.map { base in
-            Qcow2Backing(
-                name: specification.mode.name(of: base.path, from: specification.path),
-                format: base.format.rawValue)
-        }
-        let lengthBytes = volume.lengthBytes
-        let made = try await NewImage(at: specification.path, queue: queue) {
-            (path) throws(BlockError) in
-            guard format == .qcow2 else {
-                return try RawDevice.create(path: path, lengthBytes: lengthBytes)
-            }
-            try Qcow2Device.create(
-                path: path, lengthBytes: lengthBytes, backing: backing, pool: .background)
-        }
-        let isOverSource = base?.device === nodes[0].device
-        let chain: ImageChain
-        do throws(BlockError) {
-            chain = try await open(
-                specification.path, format, partOf: specification.isPartial ? volume : nil,
-                ignoresBacking: isOverSource)
-        } catch {
-            try? await made.withdraw()
-            throw error
-        }
-        // From here on the file is the user's, whatever becomes of the mirror.
-        try? await made.settle()
-        return try checked(
-            TargetImage(chain, of: volume, isNew: true, isOverSource: isOverSource), volume)
-    }
-
-    private func open(
-        _ path: String, _ format: ImageFormat, partOf volume: Volume? = nil,
-        ignoresBacking: Bool = false
-    ) async throws(BlockError) -> ImageChain {
-        try await IOPool.guest.run { () throws(BlockError) in
-            guard let volume, format == .qcow2 else {
-                return try ImageOpener.open(
-                    path: path, format: format, readOnly: false, pool: .guest)
-            }
-            let header = try Qcow2Device.readHeader(path: path)
-            guard ignoresBacking || header.backing == nil, !header.hasDataFile else {
-                return try ImageOpener.open(
-                    path: path, format: format, readOnly: false, pool: .guest)
-            }
-            let lock = try ImageLock(path: path, use: .writing)
-            let found = try ImageFingerprint(of: lock, format: format)
-            try Qcow2Check.repairIfDirty(path: path)
-            let slot = DetachableBacking(OpaqueBacking(lengthBytes: volume.lengthBytes))
-            let device = try Qcow2Device.open(
-                path: path, readOnly: false, backing: slot, pool: .guest)
-            return ImageChain(nodes: [
-                ImageNode(
-                    path: path, format: format, isDirect: false, device: device, lock: lock,
-                    dataLock: nil, backing: slot, found: found)
-            ])
-        }
-    }
-
-    private func checked(
-        _ target: TargetImage, _ volume: Volume
-    ) throws(BlockError) -> TargetImage {
-        let length = volume.lengthBytes
-        // A qcow2 image has a length in whole sectors.
-        let allowed = target.device is Qcow2Device ? length.alignedUp(to: 512) : length
-        guard target.device.lengthBytes == allowed else {
-            throw TargetImage.wrongLength(target.name, length, target.device.lengthBytes)
-        }
-        return target
     }
 }

@@ -87,13 +87,7 @@ extension Volume {
     }
 
     private func change(_ change: BitmapChange) async throws(BlockError) {
-        try await changeBitmaps(change.operation, mutant: change.mutant) {
-            [self] (table, transaction) in
-            try change.apply(to: &table, of: self, in: transaction) {
-                (source, length) throws(BlockError) in
-                try source.volume.mergeableBits(of: source.name, lengthBytes: length)
-            }
-        }
+        try await QuietTransaction.run([.change(self, change)])
     }
 
     /// Has the bitmaps stay until `releaseBitmaps`: they can be read, changed, and held by others
@@ -192,38 +186,6 @@ extension Volume {
         return hash.finalize().map { byte in
             String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
         }.joined()
-    }
-
-    /// Changes the table and the catalog together: either both or neither.
-    func changeBitmaps<T: Sendable>(
-        _ operation: String, mutant: Mutant? = nil,
-        _ body: @escaping @Sendable (inout BitmapTable, CatalogTransaction) throws -> T
-    ) async throws(BlockError) -> T {
-        try await persistAhead()
-        return try await atQuietInstant { [self] (catalog) throws(BlockError) in
-            var table = bitmaps.withLock { $0 }
-            var refusal: BlockError?
-            var made: T?
-            do throws(BlockError) {
-                try persistAll(in: catalog, mutant) { (transaction) throws(CatalogError) in
-                    do {
-                        made = try body(&table, transaction)
-                    } catch let error as CatalogError {
-                        throw error
-                    } catch {
-                        refusal = error as? BlockError
-                        throw CatalogError(.other, operation, on: name, detail: "\(error)")
-                    }
-                }
-            } catch {
-                throw refusal ?? error
-            }
-            let result = table
-            bitmaps.withLock { $0 = result }
-            duties.recording = result.recording
-            guard let made else { preconditionFailure("the transaction ran its body") }
-            return made
-        }
     }
 
     static func noBitmap(_ bitmapName: String, of volume: String) -> BlockError {

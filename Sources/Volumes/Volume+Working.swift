@@ -23,33 +23,43 @@ extension Volume {
     package func addWorkingBitmap(
         jobID: String, granularityBytes: UInt64, seed: WorkingSeed
     ) async throws(BlockError) -> WorkingBitmap {
-        guard !isReadOnly || seed != .nothing else {
-            throw BlockError(.readOnly, "record writes", on: name)
-        }
-        return try await changeBitmaps("start a working bitmap") { [self] (table, transaction) in
-            var granularity = granularityBytes
-            var continues: PointReference?
-            var sources: [DirtyBitmap] = []
-            if case .bitmap(let bitmapName, let settles) = seed {
-                var entry = try table.seed(bitmapName, of: name, settles: settles)
-                granularity = entry.record.granularityBytes
-                continues = entry.record.continues
-                sources = [entry.bits] + (entry.successor.map { [$0.bits] } ?? [])
-                if settles {
-                    entry.jobID = jobID
-                    table[bitmapName] = entry
-                }
+        let added = Mutex<WorkingBitmap?>(nil)
+        try await QuietTransaction.run([
+            startingWorkingBitmap(
+                jobID: jobID, granularityBytes: granularityBytes, seed: seed
+            ) { (working) throws(BlockError) in
+                added.withLock { $0 = working }
+                return nil
             }
-            let bits = try DirtyBitmap(lengthBytes: lengthBytes, granularityBytes: granularity)
-            if seed == .everything { bits.markAll() }
-            for source in sources { bits.mergeOfSameVolume(source) }
-            let record = try transaction.insertWorkingBitmap(
-                ofVolume: id, granularityBytes: granularity, jobID: jobID)
-            try transaction.putChunks(bits.takeDirtyChunks(), ofBitmap: record.bitmap.id)
-            let working = WorkingBitmap(record, bits, continues: continues)
-            table.working.append(working)
-            return working
+        ])
+        guard let working = added.withLock({ $0 }) else {
+            preconditionFailure("the transaction took its step")
         }
+        return working
+    }
+
+    /// The same as a part of what happens at one instant. `start` is told of the bitmap before the
+    /// commit, and says who, if anybody, is to follow writes from that instant on; it may be called
+    /// again if the instant is tried again.
+    package func startingWorkingBitmap(
+        jobID: String, granularityBytes: UInt64, seed: WorkingSeed,
+        _ start: @escaping @Sendable (WorkingBitmap) throws(BlockError) -> (any WriteFollower)?
+    ) -> QuietStep {
+        QuietStep(
+            "start a working bitmap", of: self,
+            change: { [self] (tables, transaction) in
+                guard !isReadOnly || seed != .nothing else {
+                    throw BlockError(.readOnly, "record writes", on: name)
+                }
+                let working = try tables[self].start(
+                    of: self, jobID, granularityBytes, seed, in: transaction)
+                working.setFollower(try start(working))
+            },
+            follow: { [self] table in
+                let working = table.working.first { $0.jobID == jobID }
+                if let follower = working?.follower { duties.followers.append(follower) }
+                return nil
+            })
     }
 
     /// Ends a working bitmap, and the following of writes for it. With `settling` that bitmap then
@@ -58,21 +68,42 @@ extension Volume {
         _ working: WorkingBitmap, settling bitmapName: String? = nil,
         deadline: Duration = .seconds(10)
     ) async throws(BlockError) {
-        try await InstantChange.make(
+        try await QuietTransaction.run(
             [endingWorkingBitmap(working, settling: bitmapName)], deadline: deadline)
     }
 
     /// The same as a part of what happens at one instant, after `settle` with the volume held.
     package func endingWorkingBitmap(
         _ working: WorkingBitmap, settling bitmapName: String? = nil,
-        _ settle: @escaping InstantChange.Settle = { (_) throws(BlockError) in nil }
-    ) -> InstantChange {
-        InstantChange(
-            volume: self, settle: settle,
-            change: { (table, transaction) throws(CatalogError) in
-                try table.end(working, settling: bitmapName, in: transaction)
+        _ settle: QuietStep.Settle? = nil
+    ) -> QuietStep {
+        QuietStep(
+            "end a working bitmap", of: self, settle: settle,
+            change: { [self] (tables, transaction) in
+                try tables[self].end(working, settling: bitmapName, in: transaction)
             },
-            didCommit: { volume in volume.duties.followers.removeAll { $0 === working.follower } })
+            follow: { [self] _ in
+                duties.followers.removeAll { $0 === working.follower }
+                return nil
+            })
+    }
+
+    /// Has the named bitmap that the job of a working bitmap settles at its end be busy again, after
+    /// a restart of the agent.
+    package func reclaimBitmap(_ bitmapName: String, for working: WorkingBitmap) {
+        bitmaps.withLock { table in
+            guard var entry = table[bitmapName], entry.successor == nil else { return }
+            entry.jobID = working.jobID
+            table[bitmapName] = entry
+        }
+    }
+
+    /// Commits what has changed in all bitmaps.
+    package func saveBitmaps() async throws(BlockError) {
+        try await persistAhead()
+        try await atQuietInstant { [self] (catalog) throws(BlockError) in
+            try persistAll(in: catalog) { (_) throws(CatalogError) in }
+        }
     }
 
     /// Has `follower` told of every change from a quiet instant on, instead of the changes being
@@ -91,11 +122,49 @@ extension Volume {
     /// What jobs left when the agent ended, or have at the moment.
     package var workingBitmaps: [WorkingBitmap] { bitmaps.withLock { $0.working } }
 
-    /// The job that copies what is written, if there is one.
-    package var workingJobID: String? { workingBitmaps.first.map { "job '\($0.jobID)'" } }
+    /// Who copies what is written, or writes it, if there is somebody.
+    package var workingJobID: String? {
+        if let working = workingBitmaps.first { return "job '\(working.jobID)'" }
+        return isTarget.load(ordering: .acquiring) ? "a mirror whose target it is" : nil
+    }
 }
 
 extension BitmapTable {
+    /// With the volume held: adds a working bitmap with what `seed` says.
+    fileprivate mutating func start(
+        of volume: Volume, _ jobID: String, _ granularityBytes: UInt64, _ seed: WorkingSeed,
+        in transaction: CatalogTransaction
+    ) throws -> WorkingBitmap {
+        if let other = working.first {
+            throw BlockError(
+                .invalid, "record writes", on: volume.name,
+                detail: "job '\(other.jobID)' is at work on it: wait for that or cancel it")
+        }
+        var granularity = granularityBytes
+        var continues: PointReference?
+        var sources: [DirtyBitmap] = []
+        if case .bitmap(let bitmapName, let settles) = seed {
+            var entry = try self.seed(bitmapName, of: volume.name, settles: settles)
+            granularity = entry.record.granularityBytes
+            continues = entry.record.continues
+            sources = [entry.bits] + (entry.successor.map { [$0.bits] } ?? [])
+            if settles {
+                entry.jobID = jobID
+                self[bitmapName] = entry
+            }
+        }
+        let bits = try DirtyBitmap(
+            lengthBytes: volume.lengthBytes, granularityBytes: granularity)
+        if seed == .everything { bits.markAll() }
+        for source in sources { bits.mergeOfSameVolume(source) }
+        let record = try transaction.insertWorkingBitmap(
+            ofVolume: volume.id, granularityBytes: granularity, jobID: jobID)
+        try transaction.putChunks(bits.takeDirtyChunks(), ofBitmap: record.bitmap.id)
+        let started = WorkingBitmap(record, bits, continues: continues)
+        working.append(started)
+        return started
+    }
+
     /// The bitmap by that name, to be copied.
     fileprivate func seed(
         _ bitmapName: String, of volume: String, settles: Bool

@@ -31,6 +31,8 @@ package final class Volume: BlockDevice {
     let chainUser = Mutex<String?>(nil)
     /// The jobs that have images for themselves. Its lock is taken after that of `chainUser`.
     let imageUsers = Mutex(ImageUsers())
+    /// Whether it is the target of a mirror.
+    let isTarget = Atomic(false)
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
     package let doubt: String?
     /// What its guests feel.
@@ -233,7 +235,7 @@ package final class Volume: BlockDevice {
 
     /// Commits what has changed in the bitmaps, with writes going on and in small commits, so that
     /// little is left to commit for whoever holds the volume next. The log stays as it is.
-    func persistAhead() async throws(BlockError) {
+    package func persistAhead() async throws(BlockError) {
         if Mutant.freezeWithoutChunks.isActive || Mutant.disableWithoutChunks.isActive { return }
         // Once through the longest bitmap: what guests change meanwhile may be more than that.
         let chunkCount = bitmaps.withLock { table in
@@ -267,10 +269,9 @@ package final class Volume: BlockDevice {
     ///
     /// With no write in flight the chunks say all that the regions said, so the regions may go.
     func persistAll(
-        in catalog: Catalog, _ mutant: Mutant? = nil,
-        _ change: (CatalogTransaction) throws(CatalogError) -> Void
+        in catalog: Catalog, _ change: (CatalogTransaction) throws(CatalogError) -> Void
     ) throws(BlockError) {
-        let changed = mutant?.isActive == true ? [] : bitmaps.withLock { $0.takeDirtyChunks() }
+        let changed = bitmaps.withLock { $0.takeDirtyChunks() }
         do throws(CatalogError) {
             try catalog.write { (transaction) throws(CatalogError) in
                 for taken in changed {

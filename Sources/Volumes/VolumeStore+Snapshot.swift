@@ -5,17 +5,34 @@ import DriverQcow2
 // An external snapshot: an empty overlay takes the place of the top, which becomes its backing and
 // is written no more. The bitmaps belong to the volume and go on.
 //
-//   make the overlay (unless it exists), lock and open it over the top, which is open already
-//   hold the volume · settle the old top · commit · the overlay is the top · release
+//   prepare    make the overlay (unless it exists), lock and open it over the top, which is open
+//              already
+//   instant    settle the old top · commit · the overlay is the top (`QuietTransaction`)
 //
 // To settle the old top is to flush it and to give back what it has not used: after that its file
 // does not change any more, and looks in the catalog as it is going to look at the next start.
+
+/// An overlay that is open, and not yet the top of its volume.
+package struct PreparedSnapshot: Sendable {
+    package let action: QuietAction
+    package let volume: Volume
+    /// What the overlay is going to be.
+    let overlay: ImageNode
+}
 
 extension VolumeStore {
     /// Puts an overlay at `path` over the images of a volume: a qcow2 image.
     package func snapshot(
         _ name: String, to path: String, mode: NewImageMode = .absolutePaths
     ) async throws(BlockError) {
+        let prepared = try await prepareSnapshot(name, to: path, mode: mode)
+        try await QuietTransaction.perform([prepared.action])
+    }
+
+    /// Makes or opens the overlay, and nothing else yet.
+    package func prepareSnapshot(
+        _ name: String, to path: String, mode: NewImageMode = .absolutePaths
+    ) async throws(BlockError) -> PreparedSnapshot {
         let volume = try volume(name)
         guard path.hasPrefix("/"), !volume.isReadOnly else {
             throw BlockError(
@@ -24,23 +41,23 @@ extension VolumeStore {
                     ? "the volume is read-only" : "\(path) has to be an absolute path")
         }
         let base = volume.using { $0.nodes[0] }
-        guard mode == .existing else {
-            let made = try await makeOverlay(of: volume, base, at: path, mode)
-            do throws(BlockError) {
-                try await put(volume, over: base, on: path, ownsTop: true)
-            } catch {
-                // A commit that failed may show after a crash, until another one has followed: only
-                // then the catalog is sure not to name the overlay.
-                guard (try? await beat()) != nil else { throw error }
-                try? await made.withdraw()
-                throw error
-            }
-            // The next start tries again what fails here.
-            try? await made.settle()
-            return
+        var made: NewImage?
+        if mode == .existing {
+            try await checkIsAlone(name, paths: [path])
+        } else {
+            made = try await makeOverlay(of: volume, base, at: path, mode)
         }
-        try await checkIsAlone(name, paths: [path])
-        try await put(volume, over: base, on: path, ownsTop: false)
+        do throws(BlockError) {
+            let overlay = try await IOPool.guest.run { () throws(BlockError) in
+                try ImageOpener.openOverlay(path: path, over: base, pool: .guest)
+            }
+            return PreparedSnapshot(
+                action: putting(overlay, made, over: base, of: volume), volume: volume,
+                overlay: overlay)
+        } catch {
+            try? await made?.withdraw()
+            throw error
+        }
     }
 
     private func makeOverlay(
@@ -54,29 +71,44 @@ extension VolumeStore {
         }
     }
 
-    private func put(
-        _ volume: Volume, over base: ImageNode, on path: String, ownsTop: Bool
-    ) async throws(BlockError) {
-        let overlay = try await IOPool.guest.run { () throws(BlockError) in
-            try ImageOpener.openOverlay(path: path, over: base, pool: .guest)
-        }
-        let change = InstantChange(
-            volume: volume, ownsTop: ownsTop, chainUse: "a snapshot",
+    private func putting(
+        _ overlay: ImageNode, _ made: NewImage?, over base: ImageNode, of volume: Volume
+    ) -> QuietAction {
+        let step = QuietStep(
+            "make a snapshot", of: volume,
+            newImages: QuietStep.NewImages(use: "a snapshot", ownsTop: made != nil),
             settle: { (_) async throws(BlockError) in
                 guard volume.top === base.device else {
                     throw BlockError(
-                        .busy, "make a snapshot", on: volume.name,
+                        .invalid, "make a snapshot", on: volume.name,
                         detail: "its images were changed meanwhile; try again")
                 }
                 try volume.checkTopIsFree()
                 return try await volume.chain.settled(under: overlay)
             })
-        let retired: [RetiredImages]
-        do throws(BlockError) { retired = try await InstantChange.make([change]) } catch {
-            overlay.unlock()
-            throw error
+        var action = QuietAction([step])
+        action.happened = { outcome in
+            for images in outcome.retired(of: volume) { await images.close() }
+            // The next start tries again what fails here.
+            try? await made?.settle()
         }
-        for images in retired { await images.close() }
+        action.withdraw = { [self] in
+            // Nothing was written to it.
+            try? await overlay.device.close()
+            overlay.unlock()
+            // A commit that failed may show after a crash, until another one has followed: only
+            // then the catalog is sure not to name the overlay.
+            guard let made, (try? await beat()) != nil else { return }
+            try? await made.withdraw()
+        }
+        return action
+    }
+}
+
+extension Volume {
+    /// The images of its chain, from the top down, as they are going to be after a snapshot.
+    package func imagePaths(after snapshot: PreparedSnapshot?) -> [String] {
+        (snapshot.map { [$0.overlay.path] } ?? []) + imagePaths
     }
 }
 

@@ -6,7 +6,7 @@ import Testing
     private static let tests = URL(fileURLWithPath: #filePath)
         .resolvingSymlinksInPath().deletingLastPathComponent().deletingLastPathComponent()
 
-    private static let absent: Set<String> = ["retention", "Ceph RBD", "mirror"]
+    private static let absent: Set<String> = ["retention", "Ceph RBD"]
 
     @Test func everyTrapHasATestThatExistsOrWaitsForWhatIsNotThere() throws {
         let text = try String(

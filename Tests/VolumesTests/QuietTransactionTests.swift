@@ -134,6 +134,55 @@ import Testing
         try await second.close()
     }
 
+    /// Two snapshots, and something that fails at the instant, or before it, or whose commit does.
+    @Test(arguments: ["settle", "change", "drain", "commit", "nothing"])
+    func noVolumeGetsOtherImagesIfOneCannot(failing: String) async throws {
+        let fixture = try VolumeFixture()
+        let (store, _) = try await fixture.start()
+        var volumes: [Volume] = []
+        for name in ["one", "two", "three"] {
+            let path = fixture.directory.path("\(name).raw")
+            try await makeFile(path, fixture.lengthBytes)
+            volumes.append(try await store.add(name, path: path, format: .raw).volume)
+        }
+        func overlay(_ name: String) -> String { fixture.directory.path("\(name).qcow2") }
+        var actions: [QuietAction] = []
+        for name in ["one", "two"] {
+            actions.append(try await store.prepareSnapshot(name, to: overlay(name)).action)
+        }
+        let error = BlockError(.io, "do as told", on: "three")
+        var last = QuietAction([
+            QuietStep(
+                "fail", of: volumes[2],
+                settle: { (_) async throws(BlockError) in
+                    if failing == "settle" { throw error }
+                    return nil
+                },
+                change: { (_, _) in if failing == "change" { throw error } })
+        ])
+        last.drain = { () throws(BlockError) in if failing == "drain" { throw error } }
+        actions.append(last)
+        let given = actions
+        if failing == "commit" { fixture.commitFailure.fail(1) }
+        if failing == "nothing" {
+            try await QuietTransaction.perform(given)
+        } else {
+            await #expect(throws: BlockError.self) { try await QuietTransaction.perform(given) }
+        }
+        for (volume, name) in zip(volumes, ["one", "two", "three"]) {
+            let isChanged = failing == "nothing" && name != "three"
+            let raw = fixture.directory.path("\(name).raw")
+            #expect(volume.imagePaths == (isChanged ? [overlay(name), raw] : [raw]))
+            #expect(HostDirectory.exists(overlay(name)) == isChanged)
+            try await volume.write([1], at: 0)
+        }
+        // Nothing is claimed any more.
+        if failing != "nothing" {
+            for name in ["one", "two"] { try await store.snapshot(name, to: overlay(name)) }
+        }
+        for volume in volumes { try await volume.close() }
+    }
+
     private func makeFile(_ path: String, _ lengthBytes: UInt64) async throws {
         let file = try HostFile(path: path, access: .create)
         try file.truncate(toBytes: lengthBytes)

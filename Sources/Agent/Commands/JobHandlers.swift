@@ -82,7 +82,8 @@ extension JobInfo {
             currentProgress: progress.currentBytes, totalProgress: progress.totalBytes,
             error: job.error, errorReason: job.failure.flatMap { ControlError(block: $0).reason },
             volumes: job.options.device.map { [$0] },
-            result: try job.result.map { try JSONValue(encoding: Control.JobResult($0)) })
+            result: try job.result.map { try JSONValue(encoding: Control.JobResult($0)) },
+            mirror: MirrorProgress(job))
     }
 }
 
@@ -96,7 +97,19 @@ extension BlockJobInfo {
             speed: job.speedBytes, ioStatus: BlockIOStatus(rawValue: job.ioStatus.rawValue) ?? .ok,
             ready: status.isReady, status: Control.JobStatus(status),
             autoFinalize: job.options.autoFinalize, autoDismiss: job.options.autoDismiss,
-            error: job.error)
+            error: job.error, mirror: MirrorProgress(job))
+    }
+}
+
+extension MirrorProgress {
+    /// Nil if it is no mirror, or is over.
+    init?(_ job: Job) {
+        guard !job.status.isOver, let mirror = job.mirror else { return nil }
+        self.init(
+            copyMode: mirror.copyMode == .writeBlocking ? .writeBlocking : .background,
+            dueBytes: mirror.dueBytes, dirtyingRate: mirror.rates.dirtyingBytes,
+            copyingRate: mirror.rates.copyingBytes, outrun: mirror.isOutrun,
+            activelySynced: mirror.isActivelySynced, resumed: mirror.isResumed)
     }
 }
 

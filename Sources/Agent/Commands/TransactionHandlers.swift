@@ -5,9 +5,10 @@ import Jobs
 import Repository
 import Volumes
 
-// A transaction: everything is prepared, backups are planned, then all of it takes effect at one quiet
-// instant of all volumes concerned (`QuietTransaction`), and then its jobs start. What fails before
-// the instant, or at it, leaves nothing behind.
+// A transaction: each action is checked and prepared in its order, which changes nothing; then all of
+// them take effect at one quiet instant of all volumes concerned (`QuietAction`), and then the jobs
+// that they start begin, and those that they end conclude. What fails before the instant, or at it,
+// leaves nothing behind.
 
 extension Agent {
     func registerTransactionCommand(in table: inout CommandTable) {
@@ -56,74 +57,113 @@ extension Agent {
 
     private func run(_ arguments: Transaction.Arguments) async throws {
         let isGrouped = arguments.properties?.completionMode == .grouped
-        if isGrouped, let other = arguments.actions.first(where: { !$0.isJob }) {
+        if isGrouped, let other = arguments.actions.first(where: { !$0.isGroupable }) {
             throw ControlError.notGroupable(other.kind.rawValue)
         }
-        let group = isGrouped ? jobs.newTransaction() : nil
-        var steps: [QuietStep] = []
-        var backups: [PreparedBackup] = []
+        var preparation = TransactionPreparation(
+            group: isGrouped ? jobs.newTransaction() : nil)
         do {
             for action in arguments.actions {
-                if case .abort = action { try await abort(after: steps) }
-                if case .volumeBackup(let arguments) = action {
-                    let backup = try await prepare(arguments, group)
-                    backups.append(backup)
-                    backup.plan.freezes.forEach { steps.append(.freeze($0)) }
-                } else {
-                    steps.append(try await step(action))
-                }
-            }
-            try checkFreezes(steps)
-            var (frozen, instant) = try await QuietTransaction.run(steps)
-            for backup in backups {
-                let count = backup.plan.freezes.count
-                backup.body.take(backup.plan, Array(frozen.prefix(count)), instant)
-                frozen.removeFirst(count)
+                if case .abort = action { try await abort(after: preparation.actions) }
+                try await prepare(action, &preparation)
             }
         } catch {
-            for backup in backups { await jobs.withdraw(backup.job) }
+            await QuietTransaction.withdraw(preparation.actions)
             throw error
         }
-        for backup in backups { await jobs.begin(backup.job) }
+        try await QuietTransaction.perform(preparation.actions)
     }
 
-    /// Fails, with what is wrong with the steps before if anything is.
-    private func abort(after steps: [QuietStep]) async throws -> Never {
+    /// Fails, with what is wrong with the actions before if anything is.
+    private func abort(after actions: [QuietAction]) async throws {
         let abortion = BlockError(.cancelled, "commit", on: "the transaction")
-        if let volume = steps.first?.volume {
-            do throws(BlockError) {
-                _ = try await QuietTransaction.run(steps + [.refuse(volume, abortion)])
-            } catch {
-                if error != abortion { throw error }
-            }
+        guard let volume = actions.flatMap(\.steps).first?.volume else {
+            throw ControlError.transactionAborted
+        }
+        do throws(BlockError) {
+            let refusal = QuietStep.refuse(volume, abortion)
+            try await QuietTransaction.run(actions.flatMap(\.steps) + [refusal])
+        } catch {
+            if error != abortion { throw error }
         }
         throw ControlError.transactionAborted
     }
 
-    private struct PreparedBackup {
-        let job: Job
-        let body: BackupBody
-        let plan: PlannedBackup
+    private func prepare(
+        _ action: TransactionAction, _ preparation: inout TransactionPreparation
+    ) async throws {
+        switch action {
+        case .abort: return
+        case .blockDirtyBitmapAdd, .blockDirtyBitmapRemove, .blockDirtyBitmapClear,
+            .blockDirtyBitmapEnable, .blockDirtyBitmapDisable, .blockDirtyBitmapMerge:
+            preparation.actions.append(QuietAction([try await step(action)]))
+        case .blockdevMirror(let data):
+            let request = MirrorRequest(data)
+            preparation.actions.append(
+                try await prepare(request, over: preparation.snapshot(of: request.device)).action)
+        case .driveMirror(let data):
+            let request = MirrorRequest(data)
+            preparation.actions.append(
+                try await prepare(request, over: preparation.snapshot(of: request.device)).action)
+        case .blockdevSnapshotSync(let data):
+            let snapshot = try await snapshot(data)
+            preparation.snapshots.append(snapshot)
+            preparation.actions.append(snapshot.action)
+        case .driveReopen(let data):
+            preparation.actions.append(try await reopen(data))
+        case .jobComplete(let job):
+            preparation.actions.append(try await jobs.ending(of: job.id, pivots: true))
+        case .jobCancel(let job):
+            preparation.actions.append(try await jobs.givingUp(job.id))
+        case .blockJobCancel(let data):
+            preparation.actions.append(try await cancellation(data))
+        case .volumeBackup(let data):
+            let backup = try await prepare(data, preparation.group)
+            preparation.actions.append(backup)
+            try checkFreezes(preparation.actions)
+        }
+    }
+
+    private func cancellation(_ data: BlockJobCancel.Arguments) async throws -> QuietAction {
+        do {
+            let isReady = try await jobs.job(data.device).status.isReady
+            if isReady, data.force != true {
+                return try await jobs.ending(of: data.device, pivots: false)
+            }
+            return try await jobs.givingUp(data.device)
+        } catch JobRefusal.noSuchJob(let id) {
+            throw ControlError.noSuchBlockJob(id)
+        }
     }
 
     private func prepare(
         _ arguments: VolumeBackup.Arguments, _ group: JobTransaction?
-    ) async throws -> PreparedBackup {
+    ) async throws -> QuietAction {
         let (options, body) = try await backup(arguments, isGrouped: group != nil)
         let job = try await jobs.create(options, body, in: group ?? jobs.newTransaction())
         do {
-            return PreparedBackup(job: job, body: body, plan: try await body.plan(job))
+            let plan = try await body.plan(job)
+            var action = QuietAction(plan.freezes.map { .freeze($0) })
+            action.happened = { [jobs] outcome in
+                let volumes = plan.freezes.map(\.volume)
+                body.take(plan, outcome.frozen(of: volumes), outcome.instant)
+                await jobs.begin(job)
+            }
+            action.withdraw = { [jobs] in await jobs.withdraw(job) }
+            return action
         } catch {
             await jobs.withdraw(job)
             throw error
         }
     }
 
-    private func checkFreezes(_ steps: [QuietStep]) throws {
+    private func checkFreezes(_ actions: [QuietAction]) throws {
         var names: Set<String> = []
-        for case .freeze(let request) in steps where !names.insert(request.volume.name).inserted {
-            throw ControlError.generic(
-                "volume \(request.volume.name) is backed up twice in one transaction")
+        for step in actions.flatMap(\.steps) where step.isFreeze {
+            guard names.insert(step.volume.name).inserted else {
+                throw ControlError.generic(
+                    "volume \(step.volume.name) is backed up twice in one transaction")
+            }
         }
     }
 
@@ -147,13 +187,25 @@ extension Agent {
             .change(
                 try await node(merge.node),
                 .merge(try await sources(of: merge), into: merge.target))
-        case .abort, .volumeBackup:
-            preconditionFailure("no step of a quiet instant")
+        default: preconditionFailure("no change of a bitmap")
         }
     }
 }
 
+/// What has been prepared of a transaction.
+private struct TransactionPreparation {
+    /// What the jobs of it end with, if they end together.
+    let group: JobTransaction?
+    var actions: [QuietAction] = []
+    var snapshots: [PreparedSnapshot] = []
+
+    /// The overlay that a volume is going to have.
+    func snapshot(of volume: String) -> PreparedSnapshot? {
+        snapshots.last { $0.volume.name == volume }
+    }
+}
+
 extension TransactionAction {
-    /// Whether it starts a job.
-    fileprivate var isJob: Bool { kind == .volumeBackup }
+    /// Whether it starts a job that can wait for others to end with it.
+    fileprivate var isGroupable: Bool { kind == .volumeBackup }
 }

@@ -21,11 +21,13 @@ package struct JobInfo: Codable, Sendable {
     package var volumes: [String]?
     /// Of a concluded job: a `JobResult`.
     package var result: JSONValue?
+    /// Of a mirror: what it is doing at the moment.
+    package var mirror: MirrorProgress?
 
     package init(
         id: String, type: String, status: JobStatus, currentProgress: UInt64,
         totalProgress: UInt64, error: String? = nil, errorReason: ControlErrorReason? = nil,
-        volumes: [String]? = nil, result: JSONValue? = nil
+        volumes: [String]? = nil, result: JSONValue? = nil, mirror: MirrorProgress? = nil
     ) {
         self.id = id
         self.type = type
@@ -36,10 +38,11 @@ package struct JobInfo: Codable, Sendable {
         self.errorReason = errorReason
         self.volumes = volumes
         self.result = result
+        self.mirror = mirror
     }
 
     private enum CodingKeys: String, CodingKey {
-        case id, type, status, error, volumes, result
+        case id, type, status, error, volumes, result, mirror
         case currentProgress = "current-progress"
         case totalProgress = "total-progress"
         case errorReason = "error-reason"

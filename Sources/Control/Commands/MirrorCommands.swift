@@ -34,6 +34,12 @@ package enum DriveMirror: ControlCommand {
         package var targetIsZero: Bool?
         /// Absent: background.
         package var copyMode: MirrorCopyMode?
+        /// Whether it goes over to write-blocking by itself if guests write faster than it copies.
+        /// Absent: false.
+        package var autoConverge: Bool?
+        /// What the target takes the place of when the job is completed: the volume, or its top
+        /// image. Absent: the same.
+        package var replaces: String?
         /// Bytes per second; 0 or absent is unlimited.
         package var speed: UInt64?
         /// Absent: report.
@@ -53,12 +59,14 @@ package enum DriveMirror: ControlCommand {
         }
 
         private enum CodingKeys: String, CodingKey {
-            case device, target, format, sync, mode, bitmap, base, granularity, unmap, speed
+            case device, target, format, sync, mode, bitmap, base, granularity, unmap, speed,
+                replaces
             case jobID = "job-id"
             case bitmapMode = "bitmap-mode"
             case bufSize = "buf-size"
             case targetIsZero = "target-is-zero"
             case copyMode = "copy-mode"
+            case autoConverge = "auto-converge"
             case onSourceError = "on-source-error"
             case onTargetError = "on-target-error"
             case autoFinalize = "auto-finalize"
@@ -94,6 +102,12 @@ package enum BlockdevMirror: ControlCommand {
         package var targetIsZero: Bool?
         /// Absent: background.
         package var copyMode: MirrorCopyMode?
+        /// Whether it goes over to write-blocking by itself if guests write faster than it copies.
+        /// Absent: false.
+        package var autoConverge: Bool?
+        /// What the target takes the place of when the job is completed: the volume, or its top
+        /// image. Absent: the same.
+        package var replaces: String?
         /// Bytes per second; 0 or absent is unlimited.
         package var speed: UInt64?
         /// Absent: report.
@@ -113,12 +127,13 @@ package enum BlockdevMirror: ControlCommand {
         }
 
         private enum CodingKeys: String, CodingKey {
-            case device, target, sync, bitmap, base, granularity, speed
+            case device, target, sync, bitmap, base, granularity, speed, replaces
             case jobID = "job-id"
             case bitmapMode = "bitmap-mode"
             case bufSize = "buf-size"
             case targetIsZero = "target-is-zero"
             case copyMode = "copy-mode"
+            case autoConverge = "auto-converge"
             case onSourceError = "on-source-error"
             case onTargetError = "on-target-error"
             case autoFinalize = "auto-finalize"

@@ -33,3 +33,40 @@ package enum BlockdevSnapshotSync: ControlCommand {
         }
     }
 }
+
+/// Has a volume go on with images that somebody else has made. They are opened and checked before the
+/// old ones are let go; a failure leaves those serving.
+package enum DriveReopen: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "drive-reopen"
+    package static let summary = "have a volume go on with other images"
+
+    package struct Arguments: Codable, Sendable {
+        /// The volume.
+        package var device: String
+        /// The new top: a file, or the URI of an NBD export.
+        package var newImageFile: String
+        /// Absent: qcow2, of an export raw.
+        package var format: ImageFormat?
+        /// Whether the new images are known to read as the volume does; else its bitmaps are not
+        /// believed any more, and the next backup compares. Absent: false.
+        package var sameContent: Bool?
+
+        package init(
+            device: String, newImageFile: String, format: ImageFormat? = nil,
+            sameContent: Bool? = nil
+        ) {
+            self.device = device
+            self.newImageFile = newImageFile
+            self.format = format
+            self.sameContent = sameContent
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case device, format
+            case newImageFile = "new-image-file"
+            case sameContent = "same-content"
+        }
+    }
+}

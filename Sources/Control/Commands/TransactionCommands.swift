@@ -48,6 +48,13 @@ package enum TransactionActionKind: String, Codable, Sendable, CaseIterable {
     case blockDirtyBitmapEnable = "block-dirty-bitmap-enable"
     case blockDirtyBitmapDisable = "block-dirty-bitmap-disable"
     case blockDirtyBitmapMerge = "block-dirty-bitmap-merge"
+    case blockJobCancel = "block-job-cancel"
+    case blockdevMirror = "blockdev-mirror"
+    case blockdevSnapshotSync = "blockdev-snapshot-sync"
+    case driveMirror = "drive-mirror"
+    case driveReopen = "drive-reopen"
+    case jobCancel = "job-cancel"
+    case jobComplete = "job-complete"
     case volumeBackup = "volume-backup"
 
     /// What the action's `data` is.
@@ -59,6 +66,12 @@ package enum TransactionActionKind: String, Codable, Sendable, CaseIterable {
             .blockDirtyBitmapDisable:
             BitmapReference.self
         case .blockDirtyBitmapMerge: BlockDirtyBitmapMerge.Arguments.self
+        case .blockJobCancel: BlockJobCancel.Arguments.self
+        case .blockdevMirror: BlockdevMirror.Arguments.self
+        case .blockdevSnapshotSync: BlockdevSnapshotSync.Arguments.self
+        case .driveMirror: DriveMirror.Arguments.self
+        case .driveReopen: DriveReopen.Arguments.self
+        case .jobCancel, .jobComplete: JobReference.self
         case .volumeBackup: VolumeBackup.Arguments.self
         }
     }
@@ -73,6 +86,16 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
     case blockDirtyBitmapEnable(BitmapReference)
     case blockDirtyBitmapDisable(BitmapReference)
     case blockDirtyBitmapMerge(BlockDirtyBitmapMerge.Arguments)
+    /// Ends a mirror that is ready without a pivot, unless it is forced.
+    case blockJobCancel(BlockJobCancel.Arguments)
+    case blockdevMirror(BlockdevMirror.Arguments)
+    case blockdevSnapshotSync(BlockdevSnapshotSync.Arguments)
+    case driveMirror(DriveMirror.Arguments)
+    case driveReopen(DriveReopen.Arguments)
+    /// Gives a job up once all else has happened.
+    case jobCancel(JobReference)
+    /// Has a mirror that is ready pivot.
+    case jobComplete(JobReference)
     case volumeBackup(VolumeBackup.Arguments)
 
     static var kinds: any Decodable.Type { TransactionActionKind.self }
@@ -94,6 +117,13 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
         case .blockDirtyBitmapEnable: .blockDirtyBitmapEnable
         case .blockDirtyBitmapDisable: .blockDirtyBitmapDisable
         case .blockDirtyBitmapMerge: .blockDirtyBitmapMerge
+        case .blockJobCancel: .blockJobCancel
+        case .blockdevMirror: .blockdevMirror
+        case .blockdevSnapshotSync: .blockdevSnapshotSync
+        case .driveMirror: .driveMirror
+        case .driveReopen: .driveReopen
+        case .jobCancel: .jobCancel
+        case .jobComplete: .jobComplete
         case .volumeBackup: .volumeBackup
         }
     }
@@ -119,6 +149,14 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
             self = .blockDirtyBitmapDisable(try data(BitmapReference.self))
         case .blockDirtyBitmapMerge:
             self = .blockDirtyBitmapMerge(try data(BlockDirtyBitmapMerge.Arguments.self))
+        case .blockJobCancel: self = .blockJobCancel(try data(BlockJobCancel.Arguments.self))
+        case .blockdevMirror: self = .blockdevMirror(try data(BlockdevMirror.Arguments.self))
+        case .blockdevSnapshotSync:
+            self = .blockdevSnapshotSync(try data(BlockdevSnapshotSync.Arguments.self))
+        case .driveMirror: self = .driveMirror(try data(DriveMirror.Arguments.self))
+        case .driveReopen: self = .driveReopen(try data(DriveReopen.Arguments.self))
+        case .jobCancel: self = .jobCancel(try data(JobReference.self))
+        case .jobComplete: self = .jobComplete(try data(JobReference.self))
         case .volumeBackup:
             self = .volumeBackup(try data(VolumeBackup.Arguments.self))
         }
@@ -134,6 +172,12 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
             .blockDirtyBitmapEnable(let data), .blockDirtyBitmapDisable(let data):
             try members.encode(data, forKey: .data)
         case .blockDirtyBitmapMerge(let data): try members.encode(data, forKey: .data)
+        case .blockJobCancel(let data): try members.encode(data, forKey: .data)
+        case .blockdevMirror(let data): try members.encode(data, forKey: .data)
+        case .blockdevSnapshotSync(let data): try members.encode(data, forKey: .data)
+        case .driveMirror(let data): try members.encode(data, forKey: .data)
+        case .driveReopen(let data): try members.encode(data, forKey: .data)
+        case .jobCancel(let data), .jobComplete(let data): try members.encode(data, forKey: .data)
         case .volumeBackup(let data): try members.encode(data, forKey: .data)
         }
     }

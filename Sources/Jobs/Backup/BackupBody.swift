@@ -5,13 +5,19 @@ package import Volumes
 // A backup as a job that may have to wait with its points.
 //
 // If the job ends by itself and alone, each point is published as soon as it has its data. Else each
-// waits at a gate with all its data durable: the gates are opened when the job is finalized, or closed
-// if it is given up, which undoes everything. From the moment they open a cancellation comes too late.
+// waits at two gates:
+//
+//   publishing   with all its data durable, until the job is finalized, or given up
+//   standing     published, until all jobs of the transaction have published theirs, or one could not:
+//                then it is taken back
+//
+// Only then do bitmaps follow. From the moment the first gate opens a cancellation comes too late. A
+// crash between the two leaves what was published.
 
 /// Runs a backup, of volumes that a transaction may have frozen already.
 package final class BackupBody: JobBody {
     private struct Making {
-        let gate: CommitGate
+        let gates: PointGates
         let task: Task<Result<PointMaking.Made, BlockError>, Never>
     }
 
@@ -66,27 +72,25 @@ package final class BackupBody: JobBody {
             await finish(frozen.planned.backup)
             return result
         }
-        let gates = frozen.volumes.map { _ in CommitGate() }
-        for (making, gate) in zip(frozen.makings(job, gates: gates), gates) {
+        let gates = frozen.volumes.map { _ in PointGates() }
+        for (making, gates) in zip(frozen.makings(job, gates: gates), gates) {
             let task = Task {
                 let result = await making.result()
-                gate.reach()
+                gates.publishing.reach()
+                gates.standing.reach()
                 return result
             }
-            state.withLock { $0.makings.append(Making(gate: gate, task: task)) }
+            state.withLock { $0.makings.append(Making(gates: gates, task: task)) }
             await withTaskCancellationHandler {
-                await gate.waitUntilReached()
+                await gates.publishing.waitUntilReached()
             } onCancel: {
                 task.cancel()
             }
             try job.checkCancelled()
         }
-        if !gates.contains(where: \.isHeld) {
-            var outcomes: [Result<PointMaking.Made, BlockError>] = []
-            for making in state.withLock({ $0.makings }) {
-                outcomes.append(await making.task.value)
-            }
-            return try await frozen.end(outcomes, job)
+        if !gates.contains(where: \.publishing.isHeld) {
+            return try await frozen.end(
+                await outcomes(of: state.withLock { $0.makings }), job)
         }
         return .backup([], failures: [])
     }
@@ -97,14 +101,32 @@ package final class BackupBody: JobBody {
             throw BlockError(.cancelled, "publish the points", on: "job \(job.id)")
         }
         let makings = state.withLock { $0.makings }
-        for making in makings { making.gate.decide(true) }
+        for making in makings { making.gates.publishing.decide(true) }
+        for making in makings { await making.gates.standing.waitUntilReached() }
+        if makings.contains(where: \.gates.standing.isHeld) { return }
+        // There is no point at all: it says why.
+        job.replaceResult(try await frozen.end(await outcomes(of: makings), job))
+    }
+
+    private func outcomes(
+        of makings: [Making]
+    ) async -> [Result<PointMaking.Made, BlockError>] {
         var outcomes: [Result<PointMaking.Made, BlockError>] = []
         for making in makings { outcomes.append(await making.task.value) }
-        job.replaceResult(try await frozen.end(outcomes, job))
+        return outcomes
     }
 
     package func commit(_ job: Job) async {
         guard waitsWithPoints, let frozen = state.withLock({ $0.frozen }) else { return }
+        let makings = state.withLock { $0.makings }
+        if makings.contains(where: \.gates.standing.isHeld) {
+            for making in makings { making.gates.standing.decide(true) }
+            do throws(BlockError) {
+                job.replaceResult(try await frozen.end(await outcomes(of: makings), job))
+            } catch {
+                job.noteFailure(error)
+            }
+        }
         await finish(frozen.planned.backup)
     }
 
@@ -117,8 +139,10 @@ package final class BackupBody: JobBody {
         let (frozen, makings, isBegun) = state.withLock { ($0.frozen, $0.makings, $0.isBegun) }
         guard let frozen, waitsWithPoints || !isBegun else { return }
         for making in makings {
-            making.gate.decide(false)
-            making.task.cancel()
+            making.gates.publishing.decide(false)
+            making.gates.standing.decide(false)
+            // To take a published point back must not be cut short.
+            if !making.gates.standing.isHeld { making.task.cancel() }
         }
         for making in makings { _ = await making.task.value }
         await frozen.undo()

@@ -1,6 +1,14 @@
 import BlockCore
 
-/// Where a point waits that has all its data, until it is said whether it is to be published.
+/// Where a point waits that may have to wait for others.
+struct PointGates: Sendable {
+    /// It has all its data, and is to be published or not.
+    let publishing = CommitGate()
+    /// It has been published, and is to stand, or to be taken back.
+    let standing = CommitGate()
+}
+
+/// Where a point waits until it is said whether it is to go on.
 final class CommitGate: Sendable {
     private struct State {
         /// Whether the point is there, or has ended before.
@@ -12,7 +20,7 @@ final class CommitGate: Sendable {
 
     private let state = HostMutex(State())
 
-    /// Waits here until it is said what is to become of the point; throws if it is not to be.
+    /// Waits here until it is said what is to become of the point; throws if it is not to go on.
     func pass() async throws(BlockError) {
         change { state in
             state.isReached = true
@@ -32,7 +40,7 @@ final class CommitGate: Sendable {
 
     func waitUntilReached() async { await wait { $0.isReached } }
 
-    /// Lets the point be published, or not; the first word counts.
+    /// Lets the point go on, or not; the first word counts.
     func decide(_ isOpen: Bool) { change { $0.isOpen = $0.isOpen ?? isOpen } }
 
     private func change(_ body: (inout State) -> Void) {

@@ -40,15 +40,16 @@ struct FrozenBackup: Sendable {
         self.instant = instant
     }
 
-    /// What makes the points, one for each volume. With gates each stops before it publishes.
-    func makings(_ job: Job, gates: [CommitGate]? = nil) -> [PointMaking] {
+    /// What makes the points, one for each volume. With gates each stops before it publishes, and
+    /// before that stands.
+    func makings(_ job: Job, gates: [PointGates]? = nil) -> [PointMaking] {
         zip(planned.plans, volumes).enumerated().map { index, pair in
             let (plan, volume) = pair
             job.expect(volume.dirty?.dirtyBytes ?? plan.volume.lengthBytes)
             return PointMaking(
                 plan: plan, frozen: volume, instant: instant, group: planned.group,
                 repository: planned.backup.repository, compression: planned.backup.compression,
-                job: job, gate: gates?[index])
+                job: job, gates: gates?[index])
         }
     }
 

@@ -14,8 +14,8 @@ struct PointMaking {
     let repository: AttachedRepository
     let compression: PointCompression?
     let job: Job
-    /// Where it waits before it publishes the point; nil if it does not.
-    let gate: CommitGate?
+    /// Where it waits before it publishes the point, and before that stands; nil if it does not.
+    let gates: PointGates?
 
     /// A point that was made.
     struct Made {
@@ -38,6 +38,9 @@ struct PointMaking {
             }
         } catch {
             throw await undo(after: error)
+        }
+        do throws(BlockError) { try await gates?.standing.pass() } catch {
+            throw await undo(after: await withdraw(manifest, after: error))
         }
         let outcome = BackupOutcome(
             pointID: manifest.point.text, volume: plan.volume.name, repository: repository.name,
@@ -70,6 +73,24 @@ struct PointMaking {
         }
     }
 
+    /// Takes the point back, which others were to stand with. If that fails, it stays, and no bitmap
+    /// continues it; the error says so.
+    private func withdraw(_ manifest: Manifest, after cause: BlockError) async -> BlockError {
+        let repository = repository.repository
+        do throws(BlockError) {
+            try await Detachment.run(on: repository.location) { () async throws(BlockError) in
+                try await repository.withdraw(manifest)
+            }
+            return cause
+        } catch {
+            var both = cause
+            both.detail =
+                "\(cause.detail ?? cause.kind.rawValue); the point \(manifest.point) could not be "
+                + "taken back and stays, which harms nothing, since \(error)"
+            return both
+        }
+    }
+
     /// Merges the bitmap back. If that fails too, it stays frozen with its successor; the error
     /// says so.
     private func undo(after cause: BlockError) async -> BlockError {
@@ -99,8 +120,8 @@ struct PointMaking {
                     worstWriteDelayMicroseconds: frozen.point.worstWriteDelay.microseconds,
                     keptBytes: frozen.point.keptBytes))
             let volume = plan.volume
-            return try await writer.commit { [job, gate] () async throws(BlockError) in
-                try await gate?.pass()
+            return try await writer.commit { [job, gates] () async throws(BlockError) in
+                try await gates?.publishing.pass()
                 // A cancelled job may be waited for no longer, and its volume be closed.
                 try job.checkCancelled()
                 if Mutant.promoteWithoutSourceFlush.isActive { return }

@@ -86,6 +86,19 @@ extension Job {
         }
     }
 
+    /// What came after `passBeyondCancel` did not take place: it can be cancelled again.
+    package func returnBeforeCancel() { update { $0.isBeyondCancel = false } }
+
+    /// Says that the agent ends, and gives the job up; false if it is too late for that, or too
+    /// early.
+    func interrupt() -> Bool {
+        update { state in
+            guard !state.isBeyondCancel, !state.isCancelled else { return false }
+            state.isInterrupted = true
+            return true
+        }
+    }
+
     /// Says what came of the job, where that is known only when it is finalized.
     package func replaceResult(_ result: JobResult) { look { $0.result = result } }
 

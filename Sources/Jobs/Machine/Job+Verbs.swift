@@ -62,5 +62,15 @@ extension Job {
         return isAtEnd
     }
 
+    /// Throws unless it can be completed together with other things.
+    func checkCanEnd() throws(JobRefusal) {
+        try update { (state) throws(JobRefusal) in
+            try JobVerb.complete.check(state.status, of: id)
+            guard state.status == .ready, state.ending == nil, !state.isCancelled,
+                !state.isUserPaused, options.autoFinalize
+            else { throw .cannotEndTogether(id) }
+        }
+    }
+
     func checkVerb(_ verb: JobVerb) throws(JobRefusal) { try verb.check(status, of: id) }
 }

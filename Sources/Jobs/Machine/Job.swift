@@ -68,6 +68,12 @@ package final class Job: Sendable {
     /// Whether it has been given up by force.
     package var isCancelled: Bool { look(\.isCancelled) }
 
+    /// Whether it has been given up because the agent ends.
+    package var isInterrupted: Bool { look(\.isInterrupted) }
+
+    /// What it is doing at the moment, if it is a mirror.
+    package var mirror: MirrorStatus? { body.mirrorStatus }
+
     /// How it goes on after a restart of the agent; nil if it does not.
     package var resumption: JobResumption? { look(\.resumption) }
 

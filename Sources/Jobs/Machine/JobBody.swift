@@ -27,6 +27,8 @@ package protocol JobBody: Sendable {
     var standsOnceRun: Bool { get }
     /// Whether `change` is understood.
     var isChangeable: Bool { get }
+    /// What it is doing at the moment, if it is a mirror.
+    var mirrorStatus: MirrorStatus? { get }
 }
 
 extension JobBody {
@@ -36,6 +38,7 @@ extension JobBody {
     package func clean(_ job: Job) async {}
     package var standsOnceRun: Bool { false }
     package var isChangeable: Bool { false }
+    package var mirrorStatus: MirrorStatus? { nil }
 }
 
 /// Work that ends with everything done.

@@ -8,6 +8,8 @@ package enum JobRefusal: Error, Sendable, Equatable {
     case cannotCancelPaused(String)
     case cannotComplete(String)
     case cannotChange
+    /// Not of a kind, or not in a state, in which it can end in a transaction.
+    case cannotEndTogether(String)
 }
 
 extension JobRefusal: CustomStringConvertible {
@@ -23,6 +25,9 @@ extension JobRefusal: CustomStringConvertible {
             "The block job for device '\(id)' is currently paused"
         case .cannotComplete(let id): "The active block job '\(id)' cannot be completed"
         case .cannotChange: "Job type does not support change"
+        case .cannotEndTogether(let id):
+            "Job '\(id)' cannot end in a transaction: only a mirror can that is ready, not paused, "
+                + "not ending already, and that is finalized by itself"
         }
     }
 }

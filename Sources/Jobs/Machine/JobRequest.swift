@@ -16,7 +16,7 @@ package enum JobChange: Sendable, Equatable {
 }
 
 /// How a mirror copies what guests write.
-package enum CopyMode: String, Sendable, CaseIterable {
+package enum CopyMode: String, Codable, Sendable, CaseIterable {
     /// Sometime.
     case background
     /// Before the guest has its answer.

@@ -28,6 +28,8 @@ struct JobState {
     var changes: [JobChange] = []
     /// Given up, by force; what else it was asked to do does not matter any more.
     var isCancelled = false
+    /// Given up because the agent ends.
+    var isInterrupted = false
     /// A cancellation comes too late.
     var isBeyondCancel = false
 

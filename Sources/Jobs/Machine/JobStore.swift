@@ -141,11 +141,12 @@ package actor JobStore {
     /// repository holds up is undone at the next start. No other job can be started.
     package func stop(within deadline: Duration = .seconds(30)) async {
         isStopping = true
-        for job in all() where !job.status.isOver {
-            Task { try? await cancel(job.id) }
-        }
         let end = ContinuousClock.now + deadline
-        while all().contains(where: { !$0.status.isOver }), ContinuousClock.now < end {
+        while ContinuousClock.now < end {
+            let atWork = all().filter { !$0.status.isOver }
+            if atWork.isEmpty { return }
+            // Again and again: one that is just ending with others may go on after all.
+            for job in atWork where job.interrupt() { Task { try? await cancel(job.id) } }
             try? await Task.sleep(for: .milliseconds(20))
         }
     }

@@ -13,8 +13,13 @@ import Volumes
 final class MirrorFollower: WriteFollower {
     private let copy: MirrorCopy
     private let failure = Mutex<BlockError?>(nil)
+    /// What guests waited for.
+    let followedBytes = Counter()
 
     init(_ copy: MirrorCopy) { self.copy = copy }
+
+    /// Notes a failure of the target.
+    func note(_ error: BlockError) { failure.withLock { $0 = $0 ?? error } }
 
     /// The first failure since it was last asked for.
     func takeFailure() -> BlockError? {
@@ -43,9 +48,10 @@ final class MirrorFollower: WriteFollower {
                     try await copy.volume.read(at: whole.offset, into: content)
                     try await copy.write(whole, content)
                 }
+                followedBytes.add(whole.lengthBytes)
                 return true
             } catch {
-                failure.withLock { $0 = $0 ?? error }
+                note(error)
                 return false
             }
         }

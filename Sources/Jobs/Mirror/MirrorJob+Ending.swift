@@ -1,6 +1,14 @@
 package import BlockCore
 import Synchronization
-import Volumes
+package import Volumes
+
+// The end of a mirror, alone or with other things at one instant (`EndsAtInstant`).
+//
+//   drain      little is due; what is to be below the target is opened
+//   rest       the job's own passes stop
+//   instant    what is due is copied with the volume held, source and target flushed. From then on
+//              a cancellation comes too late, unless the try fails
+//   happened   the job is over, or goes on as if nothing had been asked
 
 extension MirrorJob {
     /// How often the end is tried, and how long each time: in between, writes go on.
@@ -9,43 +17,79 @@ extension MirrorJob {
     private static let closingLimit = Duration.seconds(10)
 
     package func prepare(_ job: Job) async throws(BlockError) {
+        guard !isEnded else { return }
         let pivots = state.withLock { $0.pivots } ?? false
-        var failure: BlockError?
-        for _ in 0..<Self.endingTries {
-            do throws(BlockError) {
-                let change = try ending(pivots: pivots)
-                let retired = try await InstantChange.make([change], deadline: Self.endingLimit)
-                return state.withLock { state in
-                    state.isEnded = true
-                    state.isPivoted = pivots
-                    state.retired = retired
-                }
-            } catch {
-                await target.resumeWriting()
-                guard error.kind == .busy || error.kind == .timedOut else { throw error }
-                failure = error
+        var action = try ending(job, pivots: pivots)
+        action.drain = { [self] () async throws(BlockError) in try await openBacking(pivots) }
+        try await QuietTransaction.perform([action])
+    }
+
+    /// The end of the mirror as a part of what happens at one instant.
+    private func ending(_ job: Job, pivots: Bool) throws(BlockError) -> QuietAction {
+        let parts = parts
+        var step = volume.endingWorkingBitmap(
+            parts.working, settling: bitmap(to: [.onSuccess, .always])
+        ) { [self] (end) async throws(BlockError) in
+            try await catchUp(until: end)
+            try await settle()
+            guard job.passBeyondCancel() else {
+                throw BlockError(.cancelled, "go on", on: "job \(job.id)")
             }
+            parts.outcome.noteInstant(pivots: pivots)
+            return nil
+        }
+        if pivots {
+            step = try target.pivot(of: volume, alongside: step) { [self] in
+                state.withLock { $0.backing }
+            }
+        }
+        var action = QuietAction([step])
+        action.tries = Self.endingTries
+        action.deadline = Self.endingLimit
+        action.betweenTries = { [self] () async throws(BlockError) in
+            await resumeWriting(job)
             if case .failure(let failure) = await copy.pass(workerCount: copy.workerCount) {
                 throw failure.error
             }
         }
-        if let failure { throw failure }
+        action.happened = { [self] outcome in
+            state.withLock { state in
+                state.ending = .ended
+                state.isPivoted = pivots
+                state.retired = outcome.retired(of: volume)
+            }
+        }
+        action.withdraw = { [self] in
+            await resumeWriting(job)
+            let backing = state.withLock { state in
+                defer { state.backing = nil }
+                return state.backing
+            }
+            await backing?.close()
+        }
+        return action
     }
 
-    /// The end of the mirror as a part of what happens at one instant.
-    private func ending(pivots: Bool) throws(BlockError) -> InstantChange {
-        let change = volume.endingWorkingBitmap(
-            working, settling: bitmap(to: [.onSuccess, .always])
-        ) { [self] (end) async throws(BlockError) in
-            try await catchUp(until: end)
-            try await settle()
-            outcome.noteInstant(pivots: pivots)
-            return nil
-        }
-        return pivots ? try target.pivot(of: volume, alongside: change) : change
+    private func resumeWriting(_ job: Job) async {
+        job.returnBeforeCancel()
+        await target.resumeWriting()
+    }
+
+    private func openBacking(_ pivots: Bool) async throws(BlockError) {
+        guard pivots else { return }
+        let backing = try await target.openBacking()
+        state.withLock { $0.backing = backing }
     }
 
     package func abort(_ job: Job) async {
+        guard !isEnded else { return }
+        if job.isInterrupted, job.resumption != nil {
+            // What it recorded is what it goes on with: only nobody must wait for the target.
+            if let parts = state.withLock({ $0.parts }) {
+                try? await volume.setFollower(nil, of: parts.working)
+            }
+            return
+        }
         if let error = await undo() { job.noteFailure(error) }
     }
 
@@ -56,6 +100,7 @@ extension MirrorJob {
     }
 
     private func undo() async -> BlockError? {
+        guard let working = state.withLock({ $0.parts?.working }) else { return nil }
         let settled = bitmap(to: [.always])
         // What is not known to be durable stays marked.
         if settled != nil { try? await settle() }
@@ -89,5 +134,56 @@ extension MirrorJob {
             return nil
         }
         return name
+    }
+}
+
+extension MirrorJob: EndsAtInstant {
+    /// How long a job may drain before a transaction gives up.
+    private static let drainLimit = Duration.seconds(30)
+
+    package func sharedEnding(_ job: Job, pivots: Bool) throws(BlockError) -> QuietAction {
+        var action = try ending(job, pivots: pivots)
+        let isFree = state.withLock { state in
+            guard case .none = state.ending else { return false }
+            state.ending = .draining(isDrained: false)
+            return true
+        }
+        guard isFree else {
+            throw BlockError(
+                .invalid, "end the mirror", on: volume.name, detail: "it is ending already")
+        }
+        action.drain = { [self] () async throws(BlockError) in
+            try await openBacking(pivots)
+            try await wait(for: job) { if case .draining(true) = $0 { true } else { false } }
+        }
+        action.rest = { [self] () async throws(BlockError) in
+            state.withLock { $0.ending = .resting(isAtRest: false) }
+            try await wait(for: job) { if case .resting(true) = $0 { true } else { false } }
+        }
+        let withdraw = action.withdraw
+        action.withdraw = { [self] in
+            await withdraw()
+            state.withLock { $0.ending = .none }
+        }
+        return action
+    }
+
+    private func wait(
+        for job: Job, _ isThere: @Sendable (Ending) -> Bool
+    ) async throws(BlockError) {
+        let end = ContinuousClock.now + Self.drainLimit
+        while !state.withLock({ isThere($0.ending) }) {
+            guard job.status == .ready, !job.isCancelled else {
+                throw BlockError(
+                    .cancelled, "end the mirror", on: volume.name,
+                    detail: "job '\(job.id)' is \(job.status.rawValue)")
+            }
+            guard ContinuousClock.now < end else {
+                throw BlockError(
+                    .timedOut, "end the mirror", on: volume.name,
+                    detail: "its target did not catch up within \(Self.drainLimit)")
+            }
+            try? await Task.sleep(for: .milliseconds(2))
+        }
     }
 }

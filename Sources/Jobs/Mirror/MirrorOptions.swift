@@ -1,7 +1,7 @@
 package import BlockCore
 
 /// What a mirror copies before it keeps its target in step.
-package enum MirrorSync: Sendable, Equatable {
+package enum MirrorSync: Codable, Sendable, Equatable {
     /// Everything.
     case full
     /// What the images above the one at that position of the chain hold; with 1, the top's.
@@ -14,7 +14,7 @@ package enum MirrorSync: Sendable, Equatable {
 
 /// What becomes of the bitmap that a mirror starts from, in the words of QEMU's backups. To settle
 /// it is to make it tell what the target lacks.
-package enum MirrorBitmapMode: String, Sendable, CaseIterable {
+package enum MirrorBitmapMode: String, Codable, Sendable, CaseIterable {
     /// It stays, and goes on recording.
     case never
     /// It is settled if the mirror succeeds.
@@ -24,9 +24,11 @@ package enum MirrorBitmapMode: String, Sendable, CaseIterable {
 }
 
 /// How a volume is to be mirrored.
-package struct MirrorOptions: Sendable {
+package struct MirrorOptions: Codable, Sendable, Equatable {
     package var sync: MirrorSync
     package var copyMode: CopyMode
+    /// Whether it goes over to write-blocking by itself if guests write faster than it copies.
+    package var autoConverge: Bool
     /// Nil for that of the volume's bitmaps; that of a bitmap that it starts from goes before.
     package var granularityBytes: UInt64?
     /// How much may be in flight.
@@ -37,11 +39,13 @@ package struct MirrorOptions: Sendable {
     package var isTargetZero: Bool
 
     package init(
-        sync: MirrorSync, copyMode: CopyMode = .background, granularityBytes: UInt64? = nil,
-        bufferBytes: UInt64? = nil, mayUnmap: Bool = true, isTargetZero: Bool = false
+        sync: MirrorSync, copyMode: CopyMode = .background, autoConverge: Bool = false,
+        granularityBytes: UInt64? = nil, bufferBytes: UInt64? = nil, mayUnmap: Bool = true,
+        isTargetZero: Bool = false
     ) {
         self.sync = sync
         self.copyMode = copyMode
+        self.autoConverge = autoConverge
         self.granularityBytes = granularityBytes
         self.bufferBytes = bufferBytes.flatMap { $0 == 0 ? nil : $0 } ?? Self.bufferBytesUsual
         self.mayUnmap = mayUnmap

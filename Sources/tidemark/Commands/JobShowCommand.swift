@@ -22,8 +22,8 @@ struct JobShowCommand: ClientCommand {
             throw CommandFailure(.failed, "there is no job '\(id)': `tidemark job list` shows them")
         }
         try agent.console.result(job) {
-            [JobText.table([job]), JobReport(job).text].filter { !$0.isEmpty }
-                .joined(separator: "\n")
+            [JobText.table([job]), JobText.mirror(job), JobReport(job).text]
+                .filter { !$0.isEmpty }.joined(separator: "\n")
         }
     }
 }

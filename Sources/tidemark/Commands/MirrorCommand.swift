@@ -43,6 +43,9 @@ struct MirrorCommand: ClientCommand {
     @Option(help: "background, or write-blocking: a guest waits until the target has its write.")
     var copyMode: MirrorCopyMode?
 
+    @Flag(help: "Go over to write-blocking if guests write faster than the mirror copies.")
+    var autoConverge = false
+
     @Option(help: "The format of the target: qcow2 or raw.")
     var format: ImageFormat?
 
@@ -69,6 +72,7 @@ struct MirrorCommand: ClientCommand {
         arguments.bitmapMode = bitmapMode
         arguments.base = base.map { HostPath.absolute($0) }
         arguments.copyMode = copyMode
+        arguments.autoConverge = autoConverge ? true : nil
         arguments.format = format
         arguments.mode = existing ? .existing : relativePaths ? .relativePaths : .absolutePaths
         arguments.speed = limit?.bytes

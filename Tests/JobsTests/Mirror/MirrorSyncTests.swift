@@ -50,46 +50,66 @@ import Testing
         #expect(try await lab.content(of: lab.target) == expected)
     }
 
-    /// Count of what the bitmap has marked after each step, as Proxmox's test of the same name has
-    /// it: writes before, a failure or none, writes meanwhile and after.
-    @Test(arguments: MirrorBitmapMode.allCases, [false, true])
-    func aBitmapIsSettledByItsMode(mode: MirrorBitmapMode, fails: Bool) async throws {
-        let lab = try await MirrorLab("bitmap \(mode) \(fails)")
+    enum Ending: String, CaseIterable { case success, simulatedFailure, failureInBetween }
+
+    /// What the bitmap has marked after each step: writes before, a failure or none, writes meanwhile
+    /// and after.
+    @Test(arguments: MirrorBitmapMode.allCases, Ending.allCases)
+    func aBitmapIsSettledByItsMode(mode: MirrorBitmapMode, ending: Ending) async throws {
+        let lab = try await MirrorLab("bitmap \(mode) \(ending)", lengthBytes: 4 << 20)
         let granule = 65_536
         try await lab.volume.addBitmap("changes", granularityBytes: UInt64(granule))
-        for number in 0..<4 { try await lab.volume.put([1], at: number * granule) }
+        // Far apart, so that each is copied by itself, one after the other.
+        let first = [0, 8, 16, 24]
+        for number in first { try await lab.volume.put([1], at: number * granule) }
+        if ending == .failureInBetween { lab.target.fail(.write, number: 3, lasting: true) }
         let job = try await lab.start(
-            MirrorOptions(sync: .bitmap("changes", mode)), autoFinalize: false)
-        try await lab.wait(job, for: .ready)
-        let sent = try await lab.content(of: lab.target)
-        let source = try await lab.content(of: lab.volume)
-        #expect(sent[0..<4 * granule] == source[0..<4 * granule])
-        #expect(sent[(4 * granule)...].allSatisfy { $0 == 0 })
-        try await lab.volume.put([1], at: 8 * granule)
-        try await lab.jobs.cancel(job.id, force: false)
-        try await lab.wait(job, for: .pending)
-        try await lab.volume.put([1], at: 9 * granule)
-        if fails {
-            try await lab.jobs.cancel(job.id)
+            MirrorOptions(sync: .bitmap("changes", mode), bufferBytes: UInt64(granule)),
+            autoFinalize: false)
+        #expect(lab.volume.bitmapStatuses()[0].isBusy == (mode != .never))
+        if ending == .failureInBetween {
+            await job.wait()
+            #expect(job.error != nil)
         } else {
-            try await lab.jobs.finalize(job.id)
+            try await lab.wait(job, for: .ready)
+            let sent = try await lab.content(of: lab.target)
+            let source = try await lab.content(of: lab.volume)
+            for number in 0..<(4 << 20) / granule {
+                let range = number * granule..<(number + 1) * granule
+                let isSent = first.contains(number)
+                #expect(isSent ? sent[range] == source[range] : sent[range].allSatisfy { $0 == 0 })
+            }
+            try await lab.volume.put([1], at: 32 * granule)
+            try await lab.jobs.cancel(job.id, force: false)
+            try await lab.wait(job, for: .pending)
+            try await lab.volume.put([1], at: 40 * granule)
+            if ending == .simulatedFailure {
+                try await lab.jobs.cancel(job.id)
+            } else {
+                try await lab.jobs.finalize(job.id)
+            }
+            await job.wait()
+            #expect((job.error == nil) == (ending == .success))
         }
-        await job.wait()
-        #expect((job.error == nil) == !fails)
-        try await lab.volume.put([1], at: 10 * granule)
+        try await lab.volume.put([1], at: 48 * granule)
         let marked = try lab.volume.dirtyRuns(
             ofBitmap: "changes", in: lab.volume.wholeRange, limit: .max
         ).filter(\.isDirty).flatMap { run in
             stride(from: run.range.offset, to: run.range.end, by: granule).map { Int($0) / granule }
         }
+        let meanwhile = ending == .failureInBetween ? [] : [32, 40]
         let expected: [Int] =
-            switch (mode, fails) {
-            case (.never, _), (.onSuccess, true): [0, 1, 2, 3, 8, 9, 10]
-            case (.onSuccess, false), (.always, false): [10]
-            case (.always, true): [9, 10]
+            switch (mode, ending) {
+            case (.never, _), (.onSuccess, .simulatedFailure), (.onSuccess, .failureInBetween):
+                first + meanwhile + [48]
+            case (.onSuccess, .success), (.always, .success): [48]
+            // What the target got is not marked any more, and all else is.
+            case (.always, .simulatedFailure): [40, 48]
+            case (.always, .failureInBetween): [16, 24, 48]
             }
         #expect(marked == expected)
-        #expect(lab.volume.bitmapStatuses().allSatisfy { !$0.isBusy })
+        let status = lab.volume.bitmapStatuses()[0]
+        #expect(!status.isBusy && status.isRecording)
     }
 
     /// A diff that has no backing yet: no part of a cluster may be there without the rest.

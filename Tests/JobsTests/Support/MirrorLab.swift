@@ -139,14 +139,15 @@ final class MirrorLab: Sendable {
 
     func start(
         _ options: MirrorOptions, id: String = "mirror", onError: ErrorPolicy = .report,
-        autoFinalize: Bool = true, target: TargetImage? = nil
+        autoFinalize: Bool = true, speedBytes: UInt64 = 0, target: TargetImage? = nil
     ) async throws -> Job {
         let body = try await MirrorJob(
             of: volume, to: target ?? image, jobID: id, options: options)
         return try await jobs.start(
             JobOptions(
                 id: id, type: .mirror, device: volume.name, autoFinalize: autoFinalize,
-                autoDismiss: false, onSourceError: onError, onTargetError: onError), body)
+                autoDismiss: false, speedBytes: speedBytes, onSourceError: onError,
+                onTargetError: onError), body)
     }
 
     /// Waits until the job is in one of the states, or over.
