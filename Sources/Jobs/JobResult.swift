@@ -8,6 +8,7 @@ package enum JobResult: Sendable {
     case restore(RestoreOutcome)
     case stream(StreamOutcome)
     case mirror(MirrorOutcome)
+    case copy(TargetBackupOutcome)
     case verify([VerifyOutcome])
 }
 
@@ -58,6 +59,15 @@ package struct StreamOutcome: Sendable {
     package var volume: String
     /// What was copied; the rest had been written by guests, or read as zeroes.
     package var copiedBytes: UInt64
+    package var duration: Duration
+}
+
+/// What a backup to a target wrote.
+package struct TargetBackupOutcome: Sendable {
+    package var volume: String
+    package var target: String
+    /// As data.
+    package var writtenBytes: UInt64
     package var duration: Duration
 }
 

@@ -19,14 +19,26 @@ final class DetachableBacking: BlockDevice {
     var lengthBytes: UInt64 { length.load(ordering: .acquiring) }
     var chainNodeCount: Int { state.withLock { $0.device?.chainNodeCount ?? 0 } }
 
+    /// Whether the device is somebody else's, and not to be replaced.
+    let isLent: Bool
     private let length: Atomic<UInt64>
     private let state: HostMutex<State>
 
-    init(_ device: any BlockDevice) {
+    init(_ device: any BlockDevice, isLent: Bool = false) {
+        self.isLent = isLent
         nodeName = device.nodeName
         allocationUnitBytes = device.allocationUnitBytes
         length = Atomic(device.lengthBytes)
         state = HostMutex(State(device: device))
+    }
+
+    /// A place where there is nothing yet.
+    init(emptyUnder nodeName: String) {
+        isLent = false
+        self.nodeName = "what is below \(nodeName)"
+        allocationUnitBytes = 512
+        length = Atomic(0)
+        state = HostMutex(State(device: nil))
     }
 
     /// Takes the device away; when this returns nothing uses it any more.

@@ -57,6 +57,8 @@ package struct TargetImage: Sendable {
     private let isOwned: Bool
     /// Up to where there is something below it.
     private let backedBytes: UInt64
+    /// Whose images these are, if not the mirror's.
+    private var lender: ImageLender?
 
     /// The volume `volume` as a target for a mirror of `source`.
     package init(_ volume: Volume, for source: Volume) throws(BlockError) {
@@ -71,6 +73,30 @@ package struct TargetImage: Sendable {
         chain = nil
         isOverSource = false
         isOwned = false
+    }
+
+    /// Images, or a device over others, that are open for writing and go back to `lender`. Only
+    /// images by themselves can become those of a volume.
+    package init(
+        _ device: any BlockDevice, name: String, images chain: ImageChain?, for source: Volume,
+        isPartial: Bool, lender: ImageLender
+    ) async throws(BlockError) {
+        let length = source.lengthBytes
+        let allowed = chain?.top is Qcow2Device ? length.alignedUp(to: 512) : length
+        guard device.lengthBytes == allowed else {
+            throw Self.wrongLength(name, length, device.lengthBytes)
+        }
+        guard !device.isReadOnly else { throw BlockError(.readOnly, "write", on: name) }
+        self.device = device
+        self.name = name
+        self.chain = chain
+        self.lender = lender
+        isZero = false
+        isOwned = false
+        isOverSource = false
+        backedBytes = length
+        unitBytes = device.chainNodeCount == 1 ? device.allocationUnitBytes : 1
+        if isPartial { await resumeWriting() }
     }
 
     /// Images that are open for writing.
@@ -94,11 +120,25 @@ package struct TargetImage: Sendable {
             detail: "Source and target image have different sizes: \(source) and \(target) bytes")
     }
 
+    /// What writes compressed clusters to it, if it can have such.
+    package var compressor: (any ClusterCompressing)? { chain?.top as? Qcow2Device }
+
     /// Whether it can become the image of a volume.
     package var canPivot: Bool { chain != nil }
 
     /// Gives it up.
-    package func close() async throws(BlockError) { try await chain?.close() }
+    package func close() async throws(BlockError) {
+        guard let lender else {
+            try await chain?.close()
+            return
+        }
+        if let slot = chain?.openSlot { await slot.detach() }
+        do throws(BlockError) { try await device.flush() } catch {
+            await lender.giveBack()
+            throw error
+        }
+        await lender.giveBack()
+    }
 
     /// Makes it the images of `volume`, with which it is in step once `settle`, called with the
     /// volume held, has returned. `change` is what happens at the same instant.
@@ -114,10 +154,17 @@ package struct TargetImage: Sendable {
         var pivot = change.switchingImages(for: "a pivot", ownsTop: isOwned)
         let settle = change.settle
         let isOverSource = isOverSource
+        if let lender {
+            let didCommit = pivot.didCommit
+            pivot.didCommit = { volume in
+                didCommit(volume)
+                lender.lose()
+            }
+        }
         pivot.settle = { (end) async throws(BlockError) in
             _ = try await settle(end)
             try await chain.top.flush()
-            guard chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return chain }
+            guard let slot = chain.openSlot else { return chain }
             await slot.detach()
             guard isOverSource else { return chain }
             slot.attach(volume.top)
@@ -128,9 +175,39 @@ package struct TargetImage: Sendable {
 
     /// After a pivot that did not take place: the target is written again.
     package func resumeWriting() async {
-        guard let chain, chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return }
+        guard let slot = chain?.openSlot else { return }
         await slot.detach()
         slot.attach(OpaqueBacking(lengthBytes: backedBytes))
+    }
+}
+
+/// An image that takes whole clusters in compressed form.
+package protocol ClusterCompressing: BlockDevice {
+    func writeCompressed(at offset: UInt64, from source: BufferSlice) async throws(BlockError)
+}
+
+extension Qcow2Device: ClusterCompressing {}
+
+/// Whose images a mirror writes.
+package struct ImageLender: Sendable {
+    /// The mirror needs them no more.
+    var giveBack: @Sendable () async -> Void
+    /// They are a volume's from now on. Called with that volume held: must not wait.
+    var lose: @Sendable () -> Void
+
+    package init(
+        giveBack: @escaping @Sendable () async -> Void, lose: @escaping @Sendable () -> Void
+    ) {
+        self.giveBack = giveBack
+        self.lose = lose
+    }
+}
+
+extension ImageChain {
+    /// The place below the only image of the chain, where something can be put for a time.
+    fileprivate var openSlot: DetachableBacking? {
+        guard nodes.count == 1, let slot = nodes[0].backing, !slot.isLent else { return nil }
+        return slot
     }
 }
 

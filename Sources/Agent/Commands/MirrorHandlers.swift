@@ -27,16 +27,20 @@ extension Agent {
     private func mirror(_ request: MirrorRequest) async throws -> StartedJob {
         let volume = try await volumes.volume(request.device)
         let options = try request.options(for: volume)
+        let id = request.job.id ?? volume.name
         let target: TargetImage
-        if request.mode == nil, let other = try? await volumes.volume(request.target) {
-            target = try TargetImage(other, for: volume)
+        if request.mode == nil,
+            let found = try await self.target(
+                named: request.target, for: volume, user: "job \(id)",
+                isPartial: options.sync != .full)
+        {
+            target = found
         } else {
             let specification = TargetSpecification(
                 path: request.target, format: request.format, mode: request.mode ?? .existing,
                 backing: request.backing(of: volume), isPartial: options.sync != .full)
             target = try await volumes.openTarget(specification, for: volume)
         }
-        let id = request.job.id ?? volume.name
         let body: MirrorJob
         do throws(BlockError) {
             body = try await MirrorJob(of: volume, to: target, jobID: id, options: options)
