@@ -56,6 +56,17 @@ package final class Node: BlockDevice {
         images.flatMap { $0.standsOnOthers ? nil : $0 }
     }
 
+    /// The node that shows through this one: what is below a filter, or the backing of an image if
+    /// that was opened by itself.
+    package var shownBelow: GraphNode? {
+        switch options.driver {
+        case .file, .nbd, .raw: nil
+        case .qcow2: images?.standsOnOthers == true ? below.last?.target : nil
+        case .throttle, .copyOnRead, .copyBeforeWrite, .snapshotAccess, .faultInjection:
+            below.first?.target
+        }
+    }
+
     /// The images, if what they stand on is that volume.
     package func imagesStanding(on volume: Volume) -> ImageChain? {
         guard let images, images.standsOnOthers, case .volume(let below) = self.below.last?.target,

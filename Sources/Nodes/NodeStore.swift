@@ -162,7 +162,7 @@ package actor NodeStore {
             reserved.remove(name)
             throw BlockError(
                 .invalid, "add a node", on: name,
-                detail: "Duplicate nodes with node-name='\(name)': there is a volume by that name")
+                detail: "Duplicate nodes with node-name='\(name)'")
         }
     }
 

@@ -74,7 +74,11 @@ extension Agent {
     private func volumeExport(
         _ name: String, _ arguments: BlockExportAdd.Arguments
     ) async throws -> any AgentExport {
-        let volume = try await volumes.volume(name)
+        let volume: Volume
+        do throws(BlockError) { volume = try await volumes.volume(name) } catch {
+            guard error.kind == .notFound else { throw error }
+            throw ControlError.noSuchNode(device: nil, nodeName: name)
+        }
         let isWritable = arguments.writable ?? false
         guard !isWritable || !volume.isReadOnly else {
             throw ControlError.generic("Cannot export volume '\(name)' writable: it is read-only")
@@ -108,7 +112,7 @@ extension Agent {
     ) async throws -> any AgentExport {
         let isWritable = arguments.writable ?? false
         guard !isWritable || !node.isReadOnly else {
-            throw ControlError.generic("Block node is read-only")
+            throw ControlError.generic("Cannot export read-only node as writable")
         }
         var bitmaps: [NodeExport.Bitmap] = []
         for source in arguments.bitmaps ?? [] {

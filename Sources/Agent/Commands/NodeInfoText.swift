@@ -9,42 +9,50 @@ extension BlockNodeInfo {
     /// A volume as QEMU would describe its node.
     init(_ volume: Volume, isFlat: Bool) async throws(BlockError) {
         let images = volume.imageNodes
-        let image = try await BlockImageInfo.chain(
-            images, lengthBytes: volume.lengthBytes, isFlat: isFlat)
         self.init(
             file: images[0].path, nodeName: volume.name, isReadOnly: volume.isReadOnly,
-            driver: images[0].format.rawValue, image: image,
+            driver: images[0].format.rawValue,
+            image: try await BlockImageInfo.chain(
+                images, lengthBytes: volume.lengthBytes, isFlat: isFlat),
             bitmaps: volume.bitmapStatuses().map(BitmapInfo.init))
-        backingFileDepth = images.count - 1
     }
 
     /// A node that was opened with `blockdev-add`.
     init(_ node: Node, isFlat: Bool) async throws(BlockError) {
-        let driver = node.options.driver
-        let image: BlockImageInfo
-        if let images = node.images {
-            image = try await BlockImageInfo.chain(
-                images.nodes, lengthBytes: node.lengthBytes, isFlat: isFlat)
-        } else if case .file(let path) = driver {
-            image = BlockImageInfo(
-                filename: path, format: "file", virtualSize: node.lengthBytes)
-        } else {
-            image = BlockImageInfo(
-                filename: node.childName ?? "", format: driver.name,
-                virtualSize: node.lengthBytes)
-        }
         self.init(
-            file: image.filename, nodeName: node.name, isReadOnly: node.isReadOnly,
-            driver: driver.name,
+            file: try await BlockImageInfo(node, isFlat: true).filename, nodeName: node.name,
+            isReadOnly: node.isReadOnly, driver: node.options.driver.name,
             detectZeroes: BlockdevDetectZeroes(rawValue: node.options.zeroDetection.rawValue)
                 ?? .off,
-            image: image, isDirect: node.options.isDirect)
-        self.image.format = driver.name
-        backingFileDepth = (node.images?.nodes.count ?? 1) - 1
+            image: try await BlockImageInfo(node, isFlat: isFlat),
+            isDirect: node.options.isDirect)
     }
 }
 
 extension BlockImageInfo {
+    /// What a node shows; unless `isFlat`, with what it stands on if that is an image too.
+    init(_ node: Node, isFlat: Bool) async throws(BlockError) {
+        let driver = node.options.driver
+        if let images = node.images {
+            self = try await .chain(images.nodes, lengthBytes: node.lengthBytes, isFlat: isFlat)
+            format = driver.name
+        } else if case .file(let path) = driver {
+            self.init(filename: path, format: driver.name, virtualSize: node.lengthBytes)
+        } else {
+            self.init(
+                filename: node.childName ?? "", format: driver.name,
+                virtualSize: node.lengthBytes)
+        }
+        guard !isFlat, let below = node.shownBelow else { return }
+        backingImage =
+            switch below {
+            case .node(let node): try await BlockImageInfo(node, isFlat: false)
+            case .volume(let volume):
+                try await .chain(
+                    volume.imageNodes, lengthBytes: volume.lengthBytes, isFlat: false)
+            }
+    }
+
     /// The first of `images` with those behind it; unless `isFlat`, in full.
     static func chain(
         _ images: [ImageNode], lengthBytes: UInt64, isFlat: Bool

@@ -410,7 +410,8 @@ async def nodes_of_images(s):
     await s.do("resize", "block_resize", {"node-name": "over", "size": 16 << 20})
     await s.do("resize-none", "block_resize", {"node-name": "none", "size": 16 << 20})
     await s.do("resize-nothing", "block_resize", {"size": 16 << 20})
-    await s.do("resize-both", "block_resize", {"device": "x", "node-name": "over", "size": 1})
+    await s.do("resize-both", "block_resize",
+               {"device": "x", "node-name": "over", "size": 32 << 20})
     await s.do("resize-negative", "block_resize", {"node-name": "over", "size": -512})
     await s.do("remove-header", "blockdev-del", {"node-name": "over"})
 

@@ -1,6 +1,7 @@
 """One conversation with a peer, and what is noted of it."""
 
 import asyncio
+import re
 
 from peers import ExecuteError
 
@@ -58,7 +59,7 @@ class Session:
             self.note(label, {"return": result if keeps_answer else {}})
         except ExecuteError as error:
             self.note(f"{label}.class", error.error_class)
-            self.note(f"{label}.text", str(error))
+            self.note(f"{label}.text", str(error).replace(self.peer.folder, "FOLDER"))
 
     async def jobs(self, label):
         """Notes what both queries say of all jobs, but for what depends on the moment."""
@@ -81,9 +82,10 @@ class Session:
         """Notes what is known of the nodes that have names of their own."""
         for is_flat in [True, False]:
             nodes = await self.peer.execute("query-named-block-nodes", {"flat": is_flat})
-            # QEMU makes names for nodes that have none, and lists the newest first.
+            # QEMU makes names for nodes that have none, and lists the newest first; and there are
+            # the nodes to which a peer backs up.
             nodes = sorted(
-                (n for n in nodes if not n["node-name"].startswith("#")),
+                (n for n in nodes if not re.match(r"#|target[0-9]", n["node-name"])),
                 key=lambda node: node["node-name"])
             self.note(f"{label}.{'flat' if is_flat else 'deep'}", [
                 {key: node.get(key) for key in NODE_FIELDS}
