@@ -66,11 +66,17 @@ let package = Package(
         layer(
             "Volumes",
             ["BlockCore", "Bitmaps", "Catalog", "DriverRaw", "DriverQcow2", "DriverNBD", crypto]),
+        layer("Filters", ["BlockCore", "Volumes"]),
+        layer(
+            "Nodes",
+            ["BlockCore", "Filters", "Volumes", "DriverNBD", "DriverQcow2", "DriverRaw"]),
         layer("NBDServer", ["BlockCore", "CLinux"]),
         layer("Repository", ["BlockCore", "CXXHash", "DriverQcow2", crypto]),
         layer("Jobs", ["Volumes", "Repository", "DriverRaw", "DriverQcow2", "DriverNBD"]),
         layer("Control", [nioCore, nioPosix, logging]),
-        layer("Agent", ["Control", "Jobs", "NBDServer", logging, serviceLifecycle]),
+        layer(
+            "Agent",
+            ["Control", "Filters", "Jobs", "NBDServer", "Nodes", logging, serviceLifecycle]),
         .executableTarget(
             name: "tidemark",
             dependencies: [
@@ -92,6 +98,7 @@ let package = Package(
             exclude: ["QemuBehaviours.md"], swiftSettings: settings),
         tests("DriverNBDTests", ["DriverNBD"]),
         tests("VolumesTests", ["Volumes", "DriverRaw", "DriverQcow2"]),
+        tests("FiltersTests", ["Filters", "BlockCore", "DriverQcow2", "DriverRaw", "Volumes"]),
         tests("NBDServerTests", ["NBDServer", "BlockCore", "DriverRaw", "DriverQcow2"]),
         tests("RepositoryTests", ["Repository", "DriverQcow2"]),
         .testTarget(

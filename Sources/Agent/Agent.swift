@@ -4,6 +4,7 @@ import Control
 import Jobs
 import Logging
 import NBDServer
+import Nodes
 import Volumes
 
 /// The parts of a running agent, which the commands of the control socket work on.
@@ -12,6 +13,7 @@ struct Agent: Sendable {
     let log: Logger
     let queue: CatalogQueue
     let volumes: VolumeStore
+    let nodes: NodeStore
     let repositories: RepositoryStore
     let jobs: JobStore
     let exports: ExportStore
@@ -26,11 +28,14 @@ struct Agent: Sendable {
     let fleeceBudget: FleeceBudget
 
     /// How much old data the backup of a volume may hold back, and where.
-    var fleece: FleeceLimits {
-        var limits = FleeceLimits(
-            directory: configuration.stateDirectory, budget: fleeceBudget)
-        limits.memoryBytes = min(limits.memoryBytes, fleeceBudget.memoryBytes)
-        limits.spillBytes = fleeceBudget.spillBytes
+    var fleece: FleeceLimits { Self.fleece(configuration, fleeceBudget) }
+
+    static func fleece(
+        _ configuration: AgentConfiguration, _ budget: FleeceBudget
+    ) -> FleeceLimits {
+        var limits = FleeceLimits(directory: configuration.stateDirectory, budget: budget)
+        limits.memoryBytes = min(limits.memoryBytes, budget.memoryBytes)
+        limits.spillBytes = budget.spillBytes
         return limits
     }
 

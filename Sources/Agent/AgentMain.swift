@@ -4,6 +4,7 @@ import Control
 import Jobs
 import Logging
 import NBDServer
+import Nodes
 import ServiceLifecycle
 import Synchronization
 import UnixSignals
@@ -66,10 +67,10 @@ package enum AgentMain {
         await agent.jobs.stop()
         await agent.secondSocket.stopIfRunning()
         await nbd.stop()
-        let unclean = await agent.volumes.closeAll()
+        let unclean = await agent.nodes.closeAll() + agent.volumes.closeAll()
         // Not earlier: closing may take long, and writes to the images.
         heartbeat.cancel()
-        for error in unclean { log.error("a volume was not closed cleanly: \(error)") }
+        for error in unclean { log.error("something was not closed cleanly: \(error)") }
         if let error = failure ?? unclean.first { throw error }
         log.notice("stopped")
     }
@@ -95,8 +96,13 @@ package enum AgentMain {
             report: { events.broadcast(job: $0) },
             record: { history in await record(history, queue, log) })
         let exports = ExportStore()
+        let fleeceBudget = FleeceBudget(
+            memoryBytes: configuration.fleeceMemoryBytes,
+            spillBytes: configuration.fleeceDiskBytes)
         let agent = Agent(
             configuration: configuration, log: log, queue: queue, volumes: volumes,
+            nodes: NodeStore(
+                volumes: volumes, fleece: Agent.fleece(configuration, fleeceBudget)),
             repositories: repositories, jobs: jobs, exports: exports,
             secondSocket: SecondNBDSocket(exports: exports.table, log: log),
             overlays: PointOverlays(
@@ -108,9 +114,7 @@ package enum AgentMain {
                 catalog: catalog, stateDirectory: configuration.stateDirectory, log: log),
             recovery: Recovery(
                 volumes: await volumes.volumes(), repositories: repositories, log: log),
-            fleeceBudget: FleeceBudget(
-                memoryBytes: configuration.fleeceMemoryBytes,
-                spillBytes: configuration.fleeceDiskBytes))
+            fleeceBudget: fleeceBudget)
         for volume in await volumes.volumes() { try await agent.export(volume) }
         return agent
     }
@@ -171,6 +175,7 @@ package enum AgentMain {
         var table = CommandTable()
         agent.registerVolumeCommands(in: &table)
         agent.registerBitmapCommands(in: &table)
+        agent.registerNodeCommands(in: &table)
         agent.registerExportCommands(in: &table)
         agent.registerNBDServerCommands(in: &table)
         agent.registerRepositoryCommands(in: &table)
@@ -178,6 +183,7 @@ package enum AgentMain {
         agent.registerStreamCommands(in: &table)
         agent.registerCommitCommands(in: &table)
         agent.registerMirrorCommands(in: &table)
+        agent.registerTargetBackupCommands(in: &table)
         agent.registerJobCommands(in: &table)
         agent.registerTransactionCommand(in: &table)
         agent.registerProblemCommands(in: &table)

@@ -14,16 +14,17 @@ actor SecondNBDSocket {
         self.log = log
     }
 
-    /// Listens at `path`, for `connectionsMax` clients, or for as many as the agent's own socket.
-    func start(path: String, connectionsMax: Int?) throws {
+    /// Listens at `address`, for `connectionsMax` clients, or for as many as the agent's own socket.
+    func start(at address: NBDAddress, connectionsMax: Int?) throws {
         guard server == nil else { throw ControlError.generic("NBD server already running") }
         var limits = NBDLimits()
         if let connectionsMax { limits.connectionsMax = connectionsMax }
         let new = NBDServer(
-            socketPath: path, exports: exports, limits: limits,
+            at: address, exports: exports, limits: limits,
             report: { [log] message in log.info("NBD: \(message)") })
         do throws(BlockError) { try new.start() } catch { throw ControlError(block: error) }
         server = new
+        log.notice("NBD: listening at \(new.place) too")
     }
 
     /// Lets requests in flight finish, and cuts the clients of this socket off.

@@ -11,6 +11,11 @@ extension ControlError {
         generic("Cannot find device='' nor node-name='\(name)'")
     }
 
+    /// The same where both can be asked for.
+    package static func noSuchNode(device: String?, nodeName: String?) -> ControlError {
+        generic("Cannot find device='\(device ?? "")' nor node-name='\(nodeName ?? "")'")
+    }
+
     /// The same, said by the commands on bitmaps that are there already.
     package static func noSuchBitmapNode(_ name: String) -> ControlError {
         generic("Node '\(name)' not found")

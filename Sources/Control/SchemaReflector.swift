@@ -43,6 +43,9 @@ final class SchemaReflector {
         if let union = type as? any ReflectedUnion.Type {
             return try describe(union: union)
         }
+        if let union = type as? any ReflectedFlatUnion.Type {
+            return try describe(flatUnion: union)
+        }
         let name = String(reflecting: type).split(separator: ".").dropFirst()
             .joined(separator: ".")
         guard descriptions[name] == nil else { return name }
@@ -105,6 +108,27 @@ final class SchemaReflector {
         return name
     }
 
+    /// As QEMU has it: one member says which others there are beside the common ones.
+    private func describe(flatUnion union: any ReflectedFlatUnion.Type) throws -> String {
+        let name = String(describing: union)
+        guard descriptions[name] == nil else { return name }
+        descriptions[name] = .null
+        let common = MemberList()
+        try record(union.common, in: common)
+        let variants = try union.variants.map { kind, type -> JSONValue in
+            ["case": .string(kind), "type": .string(try self.name(of: type))]
+        }
+        descriptions[name] = [
+            "name": .string(name), "meta-type": "object", "tag": .string(union.tag),
+            "members": .array(common.described), "variants": .array(variants),
+        ]
+        return name
+    }
+
+    private func record<T: Decodable>(_ type: T.Type, in members: MemberList) throws {
+        _ = try T(from: RecordingDecoder(members: members, reflector: self))
+    }
+
     private func describe<E: CaseIterable & RawRepresentable>(
         enumeration: E.Type, name: String
     ) -> JSONValue {
@@ -128,6 +152,21 @@ protocol ReflectedUnion: Decodable {
     static var kinds: any Decodable.Type { get }
     /// The types of `data`, by the values of `type`.
     static var variants: [(String, any Decodable.Type)] { get }
+    static var sample: Self { get }
+}
+
+/// A type of which one member says which members there are besides the common ones.
+protocol ReflectedFlatUnion: ReflectedSample {
+    /// The name of that member.
+    static var tag: String { get }
+    /// The type that has the common members, that one among them.
+    static var common: any Decodable.Type { get }
+    /// The types of the others, by the values of the tag.
+    static var variants: [(String, any Decodable.Type)] { get }
+}
+
+/// A type that cannot be sampled by walking through it: it may hold itself.
+protocol ReflectedSample: Decodable {
     static var sample: Self { get }
 }
 
@@ -220,6 +259,7 @@ private struct RecordingMembers<Key: CodingKey>: KeyedDecodingContainerProtocol 
         if let list = type as? any ReflectedList.Type { return list.sample }
         if let alternate = type as? any ReflectedAlternate.Type { return alternate.sample }
         if let union = type as? any ReflectedUnion.Type { return union.sample }
+        if let sampled = type as? any ReflectedSample.Type { return sampled.sample }
         if let cases = type as? any CaseIterable.Type, let first = firstCase(cases) {
             return first
         }

@@ -9,6 +9,7 @@ package enum JobResult: Sendable {
     case stream(StreamOutcome)
     case commit(CommitOutcome)
     case mirror(MirrorOutcome)
+    case copy(TargetBackupOutcome)
     case verify([VerifyOutcome])
 }
 
@@ -69,6 +70,15 @@ package struct CommitOutcome: Sendable {
     /// The image that has the content now.
     package var base: String
     package var copiedBytes: UInt64
+    package var duration: Duration
+}
+
+/// What a backup to a target wrote.
+package struct TargetBackupOutcome: Sendable {
+    package var volume: String
+    package var target: String
+    /// As data.
+    package var writtenBytes: UInt64
     package var duration: Duration
 }
 

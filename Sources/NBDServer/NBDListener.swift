@@ -2,15 +2,39 @@ import BlockCore
 import CLinux
 import Glibc
 
-/// A socket in the file system that accepts clients.
+/// A socket that accepts clients.
 final class NBDListener: Sendable {
-    let path: String
+    /// Where it is: of TCP with the port that was found.
+    let place: String
+    /// Of a socket in the file system.
+    private let path: String?
     private let descriptor: Int32
+
+    /// Listens at `address`.
+    convenience init(_ address: NBDAddress) throws(BlockError) {
+        switch address {
+        case .unix(let path): try self.init(path: path)
+        case .loopback(let host, let port): try self.init(host: host, port: port)
+        }
+    }
+
+    private init(host: String, port: String) throws(BlockError) {
+        path = nil
+        descriptor = try NBDAddress.bindLoopback(host: host, port: port)
+        place =
+            NBDAddress.loopback(
+                host: host, port: NBDAddress.port(of: descriptor).map(String.init) ?? port
+            ).description
+        guard listen(descriptor, 128) == 0 else {
+            throw .system("listen", on: place, errno: errno)
+        }
+    }
 
     /// Listens at `path`. A socket that a dead process left there is replaced; one that somebody
     /// listens on, and anything that is no socket, throws `busy`.
     init(path: String) throws(BlockError) {
         self.path = path
+        place = path
         let descriptor = try Self.socket(path)
         do throws(BlockError) {
             if try !Self.bind(descriptor, path) {
@@ -33,11 +57,14 @@ final class NBDListener: Sendable {
     func accept() throws(BlockError) -> NBDSocket {
         while true {
             let client = clinux_accept(descriptor)
-            if client >= 0 { return NBDSocket(descriptor: client) }
+            if client >= 0 {
+                if path == nil { sendAtOnce(client) }
+                return NBDSocket(descriptor: client)
+            }
             if errno == EINTR || errno == ECONNABORTED { continue }
-            guard errno == EMFILE else { throw .system("accept a client", on: path, errno: errno) }
+            guard errno == EMFILE else { throw .system("accept a client", on: place, errno: errno) }
             throw BlockError(
-                .busy, "accept a client", on: path, errno: EMFILE,
+                .busy, "accept a client", on: place, errno: EMFILE,
                 detail:
                     "the limit is \(DescriptorLimit.present); clients wait until others have gone, "
                     + "or give the agent more (LimitNOFILE of its unit) and start it anew")
@@ -46,8 +73,15 @@ final class NBDListener: Sendable {
 
     /// Takes the socket away from the file system and ends a waiting `accept`.
     func stop() {
-        unlink(path)
+        if let path { unlink(path) }
         _ = shutdown(descriptor, Int32(SHUT_RDWR))
+    }
+
+    /// A reply is whole when it is sent: there is nothing to wait for.
+    private func sendAtOnce(_ client: Int32) {
+        var yes: Int32 = 1
+        setsockopt(
+            client, Int32(IPPROTO_TCP), TCP_NODELAY, &yes, socklen_t(MemoryLayout<Int32>.size))
     }
 
     // False if something is at `path`.

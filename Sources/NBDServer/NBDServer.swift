@@ -2,9 +2,9 @@ package import BlockCore
 import Glibc
 import Synchronization
 
-/// Serves the exports of a table to the clients of a socket in the file system.
+/// Serves the exports of a table to the clients of a socket.
 package final class NBDServer: Sendable {
-    package let socketPath: String
+    private let address: NBDAddress
     private let exports: NBDExportTable
     private let limits: NBDLimits
     private let places: NBDPlaces
@@ -15,11 +15,19 @@ package final class NBDServer: Sendable {
 
     /// A server that does not listen yet. `report` is told, from any thread, of clients that broke
     /// the protocol and of what the system refuses.
-    package init(
+    package convenience init(
         socketPath: String, exports: NBDExportTable, limits: NBDLimits = NBDLimits(),
         report: @escaping @Sendable (String) -> Void
     ) {
-        self.socketPath = socketPath
+        self.init(at: .unix(path: socketPath), exports: exports, limits: limits, report: report)
+    }
+
+    /// The same for any address.
+    package init(
+        at address: NBDAddress, exports: NBDExportTable, limits: NBDLimits = NBDLimits(),
+        report: @escaping @Sendable (String) -> Void
+    ) {
+        self.address = address
         self.exports = exports
         self.limits = limits
         places = NBDPlaces(limits)
@@ -27,14 +35,17 @@ package final class NBDServer: Sendable {
         self.report = { limiter.report($0, to: report) }
     }
 
+    /// Where it listens: of TCP with the port that was found.
+    package var place: String { listener.withLock { $0?.place } ?? "\(address)" }
+
     /// Listens, and serves whoever connects, until `stop`. A server starts once.
     package func start() throws(BlockError) {
         let listener = try self.listener.withLock { (listener) throws(BlockError) in
             guard listener == nil, !isStopping.load(ordering: .relaxed) else {
                 throw BlockError(
-                    .invalid, "start", on: socketPath, detail: "the server was started before")
+                    .invalid, "start", on: "\(address)", detail: "the server was started before")
             }
-            let new = try NBDListener(path: socketPath)
+            let new = try NBDListener(address)
             listener = new
             return new
         }
@@ -51,7 +62,7 @@ package final class NBDServer: Sendable {
         if await connections.waitUntilEmpty(upTo: limit) { return }
         connections.cut()
         if await connections.waitUntilEmpty(upTo: limit) { return }
-        report("\(socketPath): stopped; \(connections.count) clients' requests never completed")
+        report("\(place): stopped; \(connections.count) clients' requests never completed")
     }
 
     private func accept(_ listener: NBDListener) {
@@ -79,7 +90,7 @@ package final class NBDServer: Sendable {
         } catch {
             places.leave(connection)
             connections.remove(connection)
-            report("\(socketPath): a client was turned away: \(error)")
+            report("\(place): a client was turned away: \(error)")
         }
     }
 
@@ -90,7 +101,7 @@ package final class NBDServer: Sendable {
                 connections.count <= limits.connectionsMax + 2 * places.handshakesMax
             if hasThreads, case .entered(let dropped) = places.enter(connection) {
                 guard let dropped else { return true }
-                report("\(socketPath): too many clients choose an export at a time: dropped one")
+                report("\(place): too many clients choose an export at a time: dropped one")
                 dropped.cut()
                 return true
             }

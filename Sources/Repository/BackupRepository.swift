@@ -127,25 +127,15 @@ extension BackupRepository {
 /// Each byte is written once, as data or as zeroes: a full covers the whole volume, an increment
 /// what changed, and `rangeToHold` besides. After an error from a write only `abandon` makes
 /// sense. Whoever neither commits nor abandons leaves files for `sweep`.
-package protocol PointWriter: AnyObject, Sendable {
+package protocol PointWriter: PieceSink {
     /// What this writer was made for.
     var plan: PointPlan { get }
-
-    /// The unit of writes: offsets are multiples of it, lengths too unless they end with the
-    /// volume.
-    var clusterBytes: UInt64 { get }
 
     /// What must be written though no bitmap may say so; empty unless the volume's length changed.
     var rangeToHold: ByteRange { get }
 
     /// The data stored so far.
     var storedBytes: UInt64 { get }
-
-    /// Stores `source` as the volume's content at `offset`. Zeroes in it are found and not stored.
-    func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError)
-
-    /// Records that `range` reads as zeroes.
-    func writeZeroes(_ range: ByteRange) async throws(BlockError)
 
     /// Has the manifest say what the backup meant to the guest; before `commit`.
     func note(_ interference: PointInterference)
@@ -159,4 +149,17 @@ package protocol PointWriter: AnyObject, Sendable {
 
     /// Gives the point up and removes its files. No error if it is closed already.
     func abandon() async
+}
+
+/// Where the content of a volume at one instant goes.
+package protocol PieceSink: AnyObject, Sendable {
+    /// The unit of writes: offsets are multiples of it, lengths too unless they end with the
+    /// volume.
+    var clusterBytes: UInt64 { get }
+
+    /// Stores `source` as the volume's content at `offset`. Zeroes in it may be found and not stored.
+    func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError)
+
+    /// Stores that `range` reads as zeroes.
+    func writeZeroes(_ range: ByteRange) async throws(BlockError)
 }

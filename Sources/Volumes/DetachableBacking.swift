@@ -17,11 +17,22 @@ final class DetachableBacking: BlockDevice {
     var isReadOnly: Bool { true }
     var lengthBytes: UInt64 { using { $0?.lengthBytes ?? 0 } }
     var chainNodeCount: Int { using { $0?.chainNodeCount ?? 0 } }
+    /// Whether the device is somebody else's, and not to be replaced.
+    let isLent: Bool
 
-    init(_ device: any BlockDevice) {
+    init(_ device: any BlockDevice, isLent: Bool = false) {
+        self.isLent = isLent
         nodeName = device.nodeName
         allocationUnitBytes = device.allocationUnitBytes
         shown = Switchable(device)
+    }
+
+    /// A place where there is nothing yet.
+    init(emptyUnder nodeName: String) {
+        isLent = false
+        self.nodeName = "what is below \(nodeName)"
+        allocationUnitBytes = 512
+        shown = Switchable(nil)
     }
 
     /// Takes the device away; when this returns nothing uses it any more.

@@ -1,9 +1,9 @@
-import Bitmaps
-import BlockCore
+package import Bitmaps
+package import BlockCore
 
 extension DirtyBitmap {
     /// All dirty ranges, ascending.
-    func dirtyRanges() -> some Sequence<ByteRange> {
+    package func dirtyRanges() -> some Sequence<ByteRange> {
         sequence(state: UInt64(0)) { [self] offset in
             guard let range = nextDirtyRange(from: offset) else { return nil }
             offset = range.end

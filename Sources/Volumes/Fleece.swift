@@ -101,6 +101,28 @@ final class Fleece: Sendable {
         return Int(slots.count)
     }
 
+    /// Copies the run that begins with `block` to the start of `destination`, no further than that
+    /// reaches, and keeps it. Returns of how many blocks it is; nil if it is no more there.
+    func copy(
+        _ block: UInt64, into destination: UnsafeMutableRawBufferPointer
+    ) throws(BlockError) -> Int? {
+        if let content = state.withLock({ $0.inMemory[block] }) {
+            content.withUnsafeBytes { bytes in
+                destination.copyMemory(
+                    from: UnsafeRawBufferPointer(rebasing: bytes.prefix(destination.count)))
+            }
+            return (content.count + Int(blockBytes) - 1) / Int(blockBytes)
+        }
+        let (found, file) = state.withLock { ($0.inFile[block], $0.file) }
+        guard let slots = found, let file else { return nil }
+        let lengthBytes = min(Int(slots.count * blockBytes), destination.count)
+        try file.read(
+            at: slots.first * blockBytes,
+            into: UnsafeMutableRawBufferPointer(rebasing: destination[..<lengthBytes]))
+        // Else its place was given to another run, maybe before it was read. A block is kept once.
+        return state.withLock { $0.inFile[block] } == nil ? nil : Int(slots.count)
+    }
+
     /// Forgets the run that begins with `block` without reading it.
     func drop(_ block: UInt64) {
         if let content = state.withLock({ $0.inMemory.remove(block) }) {

@@ -73,6 +73,16 @@ package final class ImageChain: Sendable {
     /// From the top down; never empty.
     package var nodes: [ImageNode] { opened.withLock { $0 } }
 
+    /// Whether the backing of the only image belongs to somebody else.
+    package var standsOnOthers: Bool { nodes[0].backing?.isLent == true }
+
+    /// Has the only image read `device` where it holds nothing, instead of what it was opened over;
+    /// returns once nothing uses that any more.
+    package func standOn(_ device: any BlockDevice) async {
+        guard let slot = nodes[0].backing else { return }
+        await slot.attach(device)
+    }
+
     /// Makes the top durable with its times, unless it is only read: a power loss must not leave it
     /// older than what is recorded of it now. Blocks.
     func flushTimes() throws(BlockError) {
@@ -120,7 +130,7 @@ package final class ImageChain: Sendable {
     }
 
     /// Changes the length of the top image, durably. What is new reads as zeroes.
-    func resizeTop(to lengthBytes: UInt64) async throws(BlockError) {
+    package func resizeTop(to lengthBytes: UInt64) async throws(BlockError) {
         try await nodes[0].resize(to: lengthBytes)
     }
 
@@ -138,6 +148,9 @@ package final class ImageChain: Sendable {
 }
 
 extension Volume {
+    /// Its images, from the top down.
+    package var imageNodes: [ImageNode] { using { $0.nodes } }
+
     /// The external data files of its images, by the path of the image.
     package var dataFilePaths: [String: String] {
         using { $0.nodes }

@@ -35,6 +35,44 @@ package enum ImageOpener {
                 within: try ImageFolder(of: path, reach), pool: pool, above: []))
     }
 
+    /// What a qcow2 image reads where it holds nothing, if that is not what its header names.
+    package enum BackingChoice: Sendable {
+        /// Zeroes.
+        case nothing
+        /// A device that is open already, and stays its owner's.
+        case device(any BlockDevice)
+    }
+
+    /// Locks and opens the qcow2 image `path` over what `backing` says, whatever its header names.
+    /// Blocks.
+    package static func open(
+        path: String, over backing: BackingChoice, readOnly: Bool, reach: ImageReach, pool: IOPool
+    ) throws(BlockError) -> ImageChain {
+        let use: ImageLock.Use = readOnly ? .reading : .writing
+        let lock = try ImageLock(path: path, use: use)
+        let header = try Qcow2Device.readHeader(path: path)
+        var dataLock: ImageLock?
+        if header.hasDataFile {
+            let dataPath = try Qcow2Device.dataFilePath(header, from: path)
+            try ImageFolder(of: path, reach).check(dataPath, of: path)
+            dataLock = try ImageLock(path: dataPath, use: use)
+        }
+        let found = try ImageFingerprint(of: lock, dataFile: dataLock, format: .qcow2)
+        if !readOnly { try Qcow2Check.repairIfDirty(path: path) }
+        let slot =
+            switch backing {
+            case .nothing: DetachableBacking(emptyUnder: path)
+            case .device(let device): DetachableBacking(device, isLent: true)
+            }
+        let device = try Qcow2Device.open(
+            path: path, readOnly: readOnly, backing: slot, pool: pool)
+        return ImageChain(nodes: [
+            ImageNode(
+                path: path, format: .qcow2, isDirect: false, device: device, lock: lock,
+                dataLock: dataLock, backing: slot, found: found)
+        ])
+    }
+
     /// The nodes from `path` down; `above` are the files of which this one is the backing.
     private static func nodes(
         path: String, format: ImageFormat, readOnly: Bool, isDirect: Bool,

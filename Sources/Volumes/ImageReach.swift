@@ -46,7 +46,7 @@ struct ImageFolder: Sendable {
             .invalid, "open", on: path,
             detail: "it names \(named), which is outside of its folder \(folder), and whoever made "
                 + "it may have meant to get at that: if it belongs to the image, "
-                + "say --allow-outside")
+                + "say --allow-outside, or name it in `backing` of blockdev-add")
     }
 
     /// Whether the file at `path` is in `folder`, by whatever links.

@@ -95,6 +95,27 @@ struct OwedGranules: Sendable {
     /// Whether no write has kept anything of a granule that the job has not taken.
     func isUntouched(_ granule: UInt64) -> Bool { isOwed(granule) && kept[granule] == nil }
 
+    /// What became of a granule that no job has claimed, for who only looks.
+    struct Look {
+        /// Whether what was not kept is in the source still.
+        let isOwed: Bool
+        /// Whether what was not kept is zeroes.
+        let isZero: Bool
+        /// The blocks that were kept, a bit each.
+        let kept: UInt64
+        /// Whether the granule is whole in these.
+        let isWhole: Bool
+    }
+
+    /// Looks at a granule.
+    func look(at granule: UInt64) -> Look {
+        let mask = kept[granule] ?? 0
+        return Look(
+            isOwed: isOwed(granule),
+            isZero: keptZero[Int(granule >> 6)] & (1 << (granule & 63)) != 0,
+            kept: mask, isWhole: mask == wholeMask(granule))
+    }
+
     /// Says that `blocks`, within one granule, are in the fleece; false, with nothing changed, if
     /// the job has taken the granule meanwhile.
     mutating func keep(_ blocks: Range<UInt64>) -> Bool {

@@ -1,4 +1,4 @@
-import BlockCore
+package import BlockCore
 
 // What a write does for a point before it may begin. The thread of a guest's connection does it at
 // once where the old content is in the page cache and nobody else is at the same block; that costs
@@ -12,7 +12,7 @@ extension PointInTime {
 
     /// Keeps what `range` still owes, if that needs no waiting but for the page cache; false if it
     /// does, and then the write may not begin. Never fails for the caller, as `keep`.
-    func tryKeep(_ range: ByteRange) -> Bool {
+    package func tryKeep(_ range: ByteRange) -> Bool {
         guard !allowsWrite(range) else { return true }
         let started = ContinuousClock.now
         guard range.lengthBytes <= Self.keptNowBytesMax,
@@ -38,7 +38,7 @@ extension PointInTime {
 
     /// Keeps what `range` still owes, so that a write into it may begin. Never fails for the
     /// caller: what cannot be kept gives the point up.
-    func keep(_ range: ByteRange) async {
+    package func keep(_ range: ByteRange) async {
         guard !allowsWrite(range) else { return }
         let started = ContinuousClock.now
         defer { note(since: started) }
@@ -85,6 +85,7 @@ extension PointInTime {
         try fleece.store(content, blocks: run)
         let isInTime = state.withLock { state in
             state.keptBytes += UInt64(content.count)
+            state.arrivals?.append(run.lowerBound * blockBytes / granuleBytes)
             return state.granules.keep(run)
         }
         if !isInTime { fleece.drop(run.lowerBound) }
@@ -98,6 +99,7 @@ extension PointInTime {
             state.withLock { state in
                 for granule in state.granules.granules(of: whole) {
                     state.granules.keepZeroes(granule)
+                    state.arrivals?.append(granule)
                 }
             }
         }

@@ -30,6 +30,10 @@ package final class PointInTime: Sendable {
         var failure: BlockError?
         var worstWriteDelay = Duration.zero
         var keptBytes: UInt64 = 0
+        /// Of granules, the blocks whose old content a mover has taken to its target.
+        var moved = SpreadTable<UInt64>()
+        /// The granules of which a mover has something to take; nil if there is none.
+        var arrivals: [UInt64]?
 
         /// The first run of `blocks` that a write must keep before it may begin.
         func firstOwed(of blocks: Range<UInt64>) -> Range<UInt64>? {
@@ -46,7 +50,7 @@ package final class PointInTime: Sendable {
     let blockBytes: UInt64
 
     /// A point of `source` with the ranges of `owed` in it; every range is rounded outward.
-    init(
+    package init(
         source: any BlockDevice, lengthBytes: UInt64, granuleBytes: UInt64,
         limits: FleeceLimits, owed ranges: some Sequence<ByteRange>
     ) {

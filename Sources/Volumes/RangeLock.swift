@@ -1,4 +1,4 @@
-import BlockCore
+package import BlockCore
 import Synchronization
 
 // Who may touch which bytes of a volume.
@@ -13,9 +13,9 @@ import Synchronization
 // so a linear search of a small array is the fastest structure there is.
 
 /// Locks on byte ranges, taken without waiting by a connection's thread or with it by a task.
-final class RangeLock: Sendable {
+package final class RangeLock: Sendable {
     /// Proof of a range held; give it back with `release`.
-    struct Hold: Sendable {
+    package struct Hold: Sendable {
         fileprivate let ticket: UInt64
     }
 
@@ -73,8 +73,10 @@ final class RangeLock: Sendable {
 
     private let state = HostMutex(State())
 
+    package init() {}
+
     /// Takes `range` if nobody holds or awaits a part of it.
-    func tryAcquire(_ range: ByteRange) -> Hold? {
+    package func tryAcquire(_ range: ByteRange) -> Hold? {
         state.withLock { state in
             guard state.isFree(range, before: state.waiting.count) else { return nil }
             let ticket = state.nextTicket()
@@ -84,14 +86,14 @@ final class RangeLock: Sendable {
     }
 
     /// Takes `range`, waiting for those before it.
-    func acquire(_ range: ByteRange) async -> Hold {
+    package func acquire(_ range: ByteRange) async -> Hold {
         if let hold = tryAcquire(range) { return hold }
         let (hold, _) = await wait(range, deadline: nil)
         return hold
     }
 
     /// Takes `range`, or gives up at the deadline and returns nil with nothing changed.
-    func acquire(_ range: ByteRange, within deadline: Duration) async -> Hold? {
+    package func acquire(_ range: ByteRange, within deadline: Duration) async -> Hold? {
         if let hold = tryAcquire(range) { return hold }
         let (hold, isGranted) = await wait(range, deadline: deadline)
         return isGranted ? hold : nil
@@ -104,7 +106,7 @@ final class RangeLock: Sendable {
     }
 
     /// Gives the range back and lets those through that waited for it.
-    func release(_ hold: Hold) {
+    package func release(_ hold: Hold) {
         let granted = state.withLock { state in
             guard let index = state.held.firstIndex(where: { $0.ticket == hold.ticket }) else {
                 preconditionFailure("a range was released twice")

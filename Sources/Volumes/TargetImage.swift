@@ -71,6 +71,8 @@ package struct TargetImage: Sendable {
     private(set) var committer: (volume: Volume, claim: String)?
     /// Up to where there is something below it.
     private let backedBytes: UInt64
+    /// Whose images these are, if not the mirror's.
+    private(set) var lender: ImageLender?
 
     /// The volume `volume` as a target for a mirror of `source`.
     package init(_ volume: Volume, for source: Volume) throws(BlockError) {
@@ -90,6 +92,30 @@ package struct TargetImage: Sendable {
         chain = nil
         below = .nothing
         isOwned = false
+    }
+
+    /// Images, or a device over others, that are open for writing and go back to `lender`. Only
+    /// images by themselves can become those of a volume.
+    package init(
+        _ device: any BlockDevice, name: String, images chain: ImageChain?, for source: Volume,
+        isPartial: Bool, lender: ImageLender
+    ) async throws(BlockError) {
+        let length = source.lengthBytes
+        let allowed = chain?.top is Qcow2Device ? length.alignedUp(to: 512) : length
+        guard device.lengthBytes == allowed else {
+            throw Self.wrongLength(name, length, device.lengthBytes)
+        }
+        guard !device.isReadOnly else { throw BlockError(.readOnly, "write", on: name) }
+        self.device = device
+        self.name = name
+        self.chain = chain
+        self.lender = lender
+        isZero = false
+        isOwned = false
+        below = .nothing
+        backedBytes = length
+        unitBytes = device.chainNodeCount == 1 ? device.allocationUnitBytes : 1
+        if isPartial { await resumeWriting() }
     }
 
     /// The image `base` of the chain of `volume`, which is claimed as `claim` with all above it,
@@ -138,18 +164,31 @@ package struct TargetImage: Sendable {
             detail: "Source and target image have different sizes: \(source) and \(target) bytes")
     }
 
+    /// What writes compressed clusters to it, if it can have such.
+    package var compressor: (any ClusterCompressing)? { chain?.top as? Qcow2Device }
+
     /// Whether it can become the image of a volume.
     package var canPivot: Bool { chain != nil }
 
     /// Gives it up, unless it has become the image of the volume.
     package func end(isPivoted: Bool) async throws(BlockError) {
         (device as? Volume)?.isTarget.store(false, ordering: .releasing)
-        guard let committer else {
-            if !isPivoted { try await chain?.close() }
+        if let committer {
+            defer { committer.volume.releaseImages(of: committer.claim) }
+            if !isPivoted { try await committer.volume.endWriting(name) }
             return
         }
-        defer { committer.volume.releaseImages(of: committer.claim) }
-        if !isPivoted { try await committer.volume.endWriting(name) }
+        guard !isPivoted else { return }
+        guard let lender else {
+            try await chain?.close()
+            return
+        }
+        if let slot = chain?.openSlot { await slot.detach() }
+        do throws(BlockError) { try await device.flush() } catch {
+            await lender.giveBack()
+            throw error
+        }
+        await lender.giveBack()
     }
 
     /// Gives it up.
@@ -182,6 +221,13 @@ package struct TargetImage: Sendable {
         pivot.newImages = QuietStep.NewImages(use: "a pivot", ownsTop: isOwned)
         let settle = step.settle
         let committer = committer
+        if let lender {
+            let follow = step.follow
+            pivot.follow = { table in
+                lender.lose()
+                return follow(table)
+            }
+        }
         pivot.settle = { (end) async throws(BlockError) in
             let base = committer == nil ? nil : volume.chain(from: chain.nodes[0].path)
             try volume.checkImagesMayGo(
@@ -199,9 +245,7 @@ package struct TargetImage: Sendable {
     private func images(
         over volume: Volume, _ backing: TargetBackingImages?
     ) async throws(BlockError) -> ImageChain? {
-        guard let chain, chain.nodes.count == 1, let slot = chain.nodes[0].backing else {
-            return chain
-        }
+        guard let chain, let slot = chain.openSlot else { return chain }
         await slot.detach()
         switch below {
         case .nothing: return chain
@@ -224,7 +268,7 @@ package struct TargetImage: Sendable {
 
     /// After a pivot that did not take place: the target is written again.
     package func resumeWriting() async {
-        guard let chain, chain.nodes.count == 1, let slot = chain.nodes[0].backing else { return }
+        guard let slot = chain?.openSlot else { return }
         await slot.detach()
         await slot.attach(OpaqueBacking(lengthBytes: backedBytes))
     }

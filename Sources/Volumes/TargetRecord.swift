@@ -20,8 +20,8 @@ extension TargetImage {
     /// What there is to know of it as the target of a mirror of `source`; nil if it cannot be opened
     /// again.
     package func record(for source: Volume) -> TargetRecord? {
-        // A commit starts again.
-        guard committer == nil else { return nil }
+        // A commit starts again, and a node is gone with the agent.
+        guard committer == nil, lender == nil else { return nil }
         guard let chain, let node = chain.nodes.first else {
             return TargetRecord(
                 volume: name, path: name, format: "raw", isPart: false, isOwned: false)

@@ -18,8 +18,9 @@ struct Tidemark: AsyncParsableCommand {
             """,
         version: ControlVersion.text,
         subcommands: [
-            AgentCommand.self, VolumeCommand.self, ExportCommand.self, BitmapCommand.self,
-            RepoCommand.self, BackupCommand.self, PointsCommand.self, ShowCommand.self,
+            AgentCommand.self, VolumeCommand.self, NodeCommand.self, ExportCommand.self,
+            BitmapCommand.self, RepoCommand.self, BackupCommand.self, PointsCommand.self,
+            ShowCommand.self,
             VerifyCommand.self, RestoreCommand.self, StreamCommand.self, MirrorCommand.self,
             CommitCommand.self, JobCommand.self, QMPCommand.self, EventsCommand.self,
             ImageCommand.self, DoctorCommand.self,

@@ -232,7 +232,8 @@ import Testing
         }
         #expect(try refusal(complete("a")).contains("Job not found"))
         #expect(
-            try refusal(action("block-job-cancel", #""device": "a""#)).contains("Block job 'a' not found"))
+            try refusal(action("block-job-cancel", #""device": "a""#)).contains(
+                "Block job 'a' not found"))
         try agent.tell("mirror", "a", directory.path("a.new"), "--sync", "full", "--wait")
         try agent.tell("job", "pause", "a")
         while try job("a").status != "standby" { usleep(10_000) }

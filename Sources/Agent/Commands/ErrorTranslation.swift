@@ -17,7 +17,10 @@ extension ControlError {
         case (.notFound, "find the volume"):
             self = .noSuchNode(error.place)
         case (.invalid, "start a job"), (.notFound, "find the bitmap"), (.invalid, "add a bitmap"),
-            (.busy, "use the image"):
+            (.busy, "use the image"),
+            (_, "add a node"), (_, "remove the node"), (_, "find the node"),
+            (_, "find the throttle group"), (_, "add an object"), (_, "remove an object"),
+            (.invalid, "throttle"):
             // Programs match on QEMU's texts.
             self.init(.generic, error.detail ?? error.description)
         default:

@@ -2,6 +2,7 @@ import BlockCore
 import Control
 import Jobs
 import NBDServer
+import Nodes
 import Repository
 import Volumes
 
@@ -51,7 +52,12 @@ extension Agent {
         }
         let export: any AgentExport
         switch (arguments.nodeName, arguments.point) {
-        case (let volume?, nil): export = try await volumeExport(volume, arguments)
+        case (let name?, nil):
+            if let node = await nodes.node(name) {
+                export = try await nodeExport(node, arguments)
+            } else {
+                export = try await volumeExport(name, arguments)
+            }
         case (nil, let point?): export = try await pointExport(point, arguments)
         default:
             throw ControlError.generic("Give one of the parameters 'node-name' and 'point'")
@@ -68,7 +74,11 @@ extension Agent {
     private func volumeExport(
         _ name: String, _ arguments: BlockExportAdd.Arguments
     ) async throws -> any AgentExport {
-        let volume = try await volumes.volume(name)
+        let volume: Volume
+        do throws(BlockError) { volume = try await volumes.volume(name) } catch {
+            guard error.kind == .notFound else { throw error }
+            throw ControlError.noSuchNode(device: nil, nodeName: name)
+        }
         let isWritable = arguments.writable ?? false
         guard !isWritable || !volume.isReadOnly else {
             throw ControlError.generic("Cannot export volume '\(name)' writable: it is read-only")
@@ -94,6 +104,52 @@ extension Agent {
             volume, id: arguments.id, name: arguments.name ?? name,
             description: arguments.description, isReadOnly: !isWritable,
             bitmaps: bitmaps, events: events, log: log)
+    }
+
+    /// Bitmaps are those of volumes: of the one that the node shows, unless another is named.
+    private func nodeExport(
+        _ node: Node, _ arguments: BlockExportAdd.Arguments
+    ) async throws -> any AgentExport {
+        let isWritable = arguments.writable ?? false
+        guard !isWritable || !node.isReadOnly else {
+            throw ControlError.generic("Cannot export read-only node as writable")
+        }
+        var bitmaps: [NodeExport.Bitmap] = []
+        for source in arguments.bitmaps ?? [] {
+            switch source {
+            case .local(let name):
+                guard let volume = node.volume else {
+                    throw ControlError.generic("Bitmap '\(name)' is not found")
+                }
+                bitmaps.append(.init(volume: volume, name: name))
+            case .external(let reference):
+                bitmaps.append(
+                    .init(volume: try await self.node(reference.node), name: reference.name))
+            }
+        }
+        guard Set(bitmaps.map(\.name)).count == bitmaps.count else {
+            throw ControlError.generic("Parameter 'bitmaps' names a bitmap twice")
+        }
+        try await node.use(for: NodeExport.user(arguments.id))
+        var held: [NodeExport.Bitmap] = []
+        do {
+            for bitmap in bitmaps {
+                guard bitmap.volume.lengthBytes == node.lengthBytes else {
+                    throw ControlError.generic(
+                        "Bitmap '\(bitmap.name)' is of another length than node '\(node.name)'")
+                }
+                try await bitmap.volume.holdBitmaps([bitmap.name])
+                held.append(bitmap)
+            }
+        } catch {
+            for bitmap in held { bitmap.volume.releaseBitmaps([bitmap.name]) }
+            node.release(by: NodeExport.user(arguments.id))
+            throw error
+        }
+        return NodeExport(
+            node, id: arguments.id, name: arguments.name ?? node.name,
+            description: arguments.description, isReadOnly: !isWritable, bitmaps: bitmaps,
+            events: events, log: log)
     }
 
     private func pointExport(

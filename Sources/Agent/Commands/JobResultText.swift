@@ -59,6 +59,8 @@ extension Control.JobResult {
                         Int64(($0.timeIntervalSince1970 * 1000).rounded(.down))
                     },
                     durationSeconds: outcome.duration.seconds))
+        case .copy(let outcome):
+            self.init(target: outcome.target, volume: outcome.volume)
         case .verify(let outcomes):
             self.init(
                 points: outcomes.map { JobPoint(id: $0.pointID, storedBytes: $0.checkedBytes) },

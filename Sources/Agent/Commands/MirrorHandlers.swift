@@ -87,8 +87,12 @@ extension Agent {
         _ images: [String], _ snapshot: PreparedSnapshot?
     ) async throws -> TargetImage {
         let target: TargetImage
-        if request.mode == nil, let other = try? await volumes.volume(request.target) {
-            target = try TargetImage(other, for: volume)
+        if request.mode == nil,
+            let found = try await self.target(
+                named: request.target, for: volume,
+                user: "job \(request.job.id ?? volume.name)", isPartial: options.sync != .full)
+        {
+            target = found
         } else {
             target = try await volumes.openTarget(
                 TargetSpecification(

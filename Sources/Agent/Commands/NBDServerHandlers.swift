@@ -1,4 +1,5 @@
 import Control
+import NBDServer
 
 extension Agent {
     /// QEMU's commands on its NBD server, in terms of exports and one more socket.
@@ -6,7 +7,7 @@ extension Agent {
         table.on(NBDServerStart.self) { arguments in
             let connectionsMax = arguments.maxConnections ?? 100
             try await secondSocket.start(
-                path: arguments.addr.data.path,
+                at: NBDAddress(arguments.addr),
                 connectionsMax: connectionsMax == 0 ? nil : Int(connectionsMax))
             return Nothing()
         }
@@ -25,5 +26,15 @@ extension Agent {
         table.on(NBDServerRemove.self) { arguments in
             try await deleteExport(.init(id: arguments.name, mode: arguments.mode))
         }
+    }
+}
+
+extension NBDAddress {
+    fileprivate init(_ address: SocketAddress) {
+        self =
+            switch address {
+            case .unix(let socket): .unix(path: socket.path)
+            case .inet(let socket): .loopback(host: socket.host, port: socket.port)
+            }
     }
 }

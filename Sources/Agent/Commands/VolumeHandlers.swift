@@ -3,16 +3,19 @@ import Catalog
 import Control
 import Foundation
 import NBDServer
+import Nodes
 import Volumes
 
 extension Agent {
     func registerVolumeCommands(in table: inout CommandTable) {
         table.on(VolumeCreate.self) { arguments in
+            try await nodes.checkIsFree(arguments.name)
             let volume = try await volumes.create(try await specification(arguments))
             try await export(volume)
             return Nothing()
         }
         table.on(VolumeImport.self) { arguments in
+            try await nodes.checkIsFree(arguments.name)
             let (volume, warning) = try await volumes.add(
                 arguments.name, path: arguments.file,
                 format: arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) },
@@ -80,6 +83,12 @@ extension Agent {
     /// when nothing else keeps it.
     private func remove(_ arguments: VolumeRemove.Arguments) async throws {
         let name = arguments.name
+        let above = await nodes.names(onVolume: name)
+        guard above.isEmpty else {
+            throw BlockError(
+                .busy, "remove the volume", on: name,
+                detail: "the nodes \(above.joined(separator: ", ")) stand on it: remove them first")
+        }
         // A client whose request is stuck would else be waited for.
         _ = try await exportsWithoutClients(ofVolume: name)
         await overlays.endStream(of: name)
@@ -109,7 +118,23 @@ extension Agent {
 
     /// A client that is connected would go on using what a cut takes away.
     private func resize(_ arguments: BlockResize.Arguments) async throws {
-        let volume = try await volumes.volume(arguments.nodeName)
+        let mayCut = arguments.shrink ?? false
+        let names = [arguments.device, arguments.nodeName].compactMap { $0 }
+        for name in names {
+            if let node = await nodes.node(name) {
+                return try await resize(node, to: arguments.size, mayCut: mayCut)
+            }
+        }
+        var found: Volume?
+        for name in names where found == nil {
+            do throws(BlockError) { found = try await volumes.volume(name) } catch {
+                guard error.kind == .notFound else { throw error }
+            }
+        }
+        guard let volume = found else {
+            throw ControlError.noSuchNode(
+                device: arguments.device, nodeName: arguments.nodeName)
+        }
         let clients = await exports.exports(ofVolume: volume.name)
             .reduce(0) { $0 + $1.connectionCount }
         guard clients == 0 || arguments.size >= volume.lengthBytes else {
@@ -117,7 +142,7 @@ extension Agent {
                 "Volume '\(volume.name)' is in use by \(clients) NBD clients: "
                     + "disconnect them before it is made shorter")
         }
-        try await volume.resize(to: arguments.size, mayCut: arguments.shrink ?? false)
+        try await volume.resize(to: arguments.size, mayCut: mayCut)
     }
 
     private func volumeInfos() async throws -> [VolumeInfo] {

@@ -85,11 +85,9 @@ package enum NBDServerRemove: ControlCommand {
 }
 
 /// Where to listen.
-package struct SocketAddress: Codable, Sendable, Equatable {
-    /// The kinds of addresses.
-    package enum Kind: String, Codable, Sendable, CaseIterable {
-        case unix
-    }
+package enum SocketAddress: Codable, Sendable, Equatable, ReflectedUnion {
+    case unix(UnixPath)
+    case inet(HostAndPort)
 
     /// What an address of the kind `unix` consists of.
     package struct UnixPath: Codable, Sendable, Equatable {
@@ -98,11 +96,59 @@ package struct SocketAddress: Codable, Sendable, Equatable {
         package init(path: String) { self.path = path }
     }
 
-    package var type: Kind
-    package var data: UnixPath
+    /// What an address of the kind `inet` consists of.
+    package struct HostAndPort: Codable, Sendable, Equatable {
+        package var host: String
+        package var port: String
 
-    package init(path: String) {
-        type = .unix
-        data = UnixPath(path: path)
+        package init(host: String, port: String) {
+            self.host = host
+            self.port = port
+        }
+    }
+
+    static var kinds: any Decodable.Type { SocketAddressKind.self }
+    static var sample: SocketAddress { .unix(UnixPath(path: "")) }
+    static var variants: [(String, any Decodable.Type)] {
+        SocketAddressKind.allCases.map { ($0.rawValue, $0.dataType) }
+    }
+
+    private enum CodingKeys: CodingKey {
+        case type, data
+    }
+
+    package init(from decoder: any Decoder) throws {
+        let members = try decoder.container(keyedBy: CodingKeys.self)
+        self =
+            switch try members.decode(SocketAddressKind.self, forKey: .type) {
+            case .unix: .unix(try members.decode(UnixPath.self, forKey: .data))
+            case .inet: .inet(try members.decode(HostAndPort.self, forKey: .data))
+            }
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var members = encoder.container(keyedBy: CodingKeys.self)
+        switch self {
+        case .unix(let path):
+            try members.encode(SocketAddressKind.unix, forKey: .type)
+            try members.encode(path, forKey: .data)
+        case .inet(let address):
+            try members.encode(SocketAddressKind.inet, forKey: .type)
+            try members.encode(address, forKey: .data)
+        }
+    }
+}
+
+/// The kinds of addresses.
+package enum SocketAddressKind: String, Codable, Sendable, CaseIterable {
+    case unix
+    /// TCP; to listen, on this host only.
+    case inet
+
+    var dataType: any Decodable.Type {
+        switch self {
+        case .unix: SocketAddress.UnixPath.self
+        case .inet: SocketAddress.HostAndPort.self
+        }
     }
 }

@@ -91,16 +91,18 @@ package enum VolumeImport: ControlCommand {
     }
 }
 
-/// Changes the length of a volume; QEMU's command, but for `shrink`.
+/// Changes the length of a volume or node; QEMU's command, but for `shrink`.
 package enum BlockResize: ControlCommand {
     package typealias Result = Nothing
 
     package static let name = "block_resize"
-    package static let summary = "change the length of a volume"
+    package static let summary = "change the length of a volume or node"
 
     package struct Arguments: Codable, Sendable {
-        /// The volume.
-        package var nodeName: String
+        /// The volume; either this or `nodeName`.
+        package var device: String?
+        /// The volume or node.
+        package var nodeName: String?
         /// Bytes.
         package var size: UInt64
         /// Whether what lies behind the new end may be lost. Absent: false.
@@ -113,7 +115,7 @@ package enum BlockResize: ControlCommand {
         }
 
         private enum CodingKeys: String, CodingKey {
-            case size, shrink
+            case device, size, shrink
             case nodeName = "node-name"
         }
     }

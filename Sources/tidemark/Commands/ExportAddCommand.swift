@@ -1,11 +1,11 @@
 import ArgumentParser
 import Control
 
-/// `tidemark export add`: offers a volume once more, or a restore point.
+/// `tidemark export add`: offers a volume once more, a node, or a restore point.
 struct ExportAddCommand: ClientCommand {
     static let configuration = CommandConfiguration(
         commandName: "add",
-        abstract: "Offer a volume or a restore point to NBD clients.",
+        abstract: "Offer a volume, a node or a restore point to NBD clients.",
         discussion: """
             A volume's name must differ from those that are offered already, its own among them. A \
             restore point is read-only and is named as in `tidemark show`.
@@ -17,7 +17,7 @@ struct ExportAddCommand: ClientCommand {
 
     @OptionGroup var global: GlobalOptions
 
-    @Argument(help: "The name of a volume, or a restore point.")
+    @Argument(help: "The name of a volume or node, or a restore point.")
     var source: String
 
     @Option(help: "What clients ask for; a point's id unless told.")
@@ -26,7 +26,7 @@ struct ExportAddCommand: ClientCommand {
     @Flag(help: "Clients may not write.")
     var readOnly = false
 
-    @Option(help: "Offer this dirty bitmap; may be given several times.")
+    @Option(help: "Offer this dirty bitmap of the volume; may be given several times.")
     var bitmap: [String] = []
 
     func run(_ agent: AgentSession) async throws {
@@ -40,11 +40,12 @@ struct ExportAddCommand: ClientCommand {
     }
 
     private func arguments(_ agent: AgentSession) async throws -> BlockExportAdd.Arguments {
-        let volumes = try await agent.execute(QueryVolumes.self, .init())
-        guard volumes.contains(where: { $0.name == source }) else {
+        let nodes = try await agent.execute(QueryNamedBlockNodes.self, .init(flat: true))
+        guard let node = nodes.first(where: { $0.nodeName == source }) else {
             guard bitmap.isEmpty else {
                 throw CommandFailure(
-                    .failed, "there is no volume '\(source)' whose bitmaps could be offered")
+                    .failed, "there is no volume or node '\(source)' whose bitmaps could be offered"
+                )
             }
             let point = try await agent.execute(PointResolve.self, .init(point: source))
             let name = name ?? point.id
@@ -52,7 +53,7 @@ struct ExportAddCommand: ClientCommand {
         }
         let name = name ?? source
         return .init(
-            id: name, nodeName: source, name: name, writable: !readOnly,
+            id: name, nodeName: source, name: name, writable: !readOnly && !node.ro,
             bitmaps: bitmap.map { .local($0) })
     }
 }

@@ -11,7 +11,7 @@ final class ServerFixture: Sendable {
     let server: NBDServer
     private let reported = Reports()
 
-    var socketPath: String { server.socketPath }
+    var socketPath: String { folder + "/nbd.sock" }
     var reports: [String] { reported.texts.withLock { $0 } }
 
     /// Starts a server, runs `body` with it, stops it and removes its folder.
@@ -39,7 +39,7 @@ final class ServerFixture: Sendable {
             atPath: folder, withIntermediateDirectories: true)
         let reported = self.reported
         server = NBDServer(
-            socketPath: folder + "/nbd.sock", exports: self.exports, limits: limits,
+            socketPath: "\(folder)/nbd.sock", exports: self.exports, limits: limits,
             report: { text in reported.texts.withLock { $0.append(text) } })
         for export in exports { try self.exports.addExport(export) }
         try server.start()

@@ -29,6 +29,17 @@ class Peer:
             file.truncate(DISK_BYTES)
         return self.path(name)
 
+    def make_image(self, name, backing=None):
+        command = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        if backing:
+            command += ["-b", backing, "-F", "qcow2"]
+        subprocess.run(command + [self.path(name), str(DISK_BYTES)], check=True)
+        return self.path(name)
+
+    def content(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
     async def start(self):
         os.makedirs(self.folder)
         log = open(self.path("log"), "wb")

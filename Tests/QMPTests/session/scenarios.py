@@ -352,9 +352,243 @@ async def protocol(s):
     wanted = [name for name, _ in job_commands("x")] + [
         "query-jobs", "query-block-jobs", "block-dirty-bitmap-add", "block-dirty-bitmap-remove",
         "block-dirty-bitmap-clear", "block-dirty-bitmap-enable", "block-dirty-bitmap-disable",
-        "block-dirty-bitmap-merge", "transaction",
+        "block-dirty-bitmap-merge", "transaction", "blockdev-add", "blockdev-del",
+        "blockdev-snapshot", "blockdev-snapshot-sync", "query-named-block-nodes", "query-block",
+        "block_resize", "object-add", "object-del", "block-export-add", "block-export-del",
+        "query-block-exports", "nbd-server-start", "nbd-server-stop", "nbd-server-add",
+        "nbd-server-remove", "blockdev-backup", "drive-backup", "blockdev-mirror",
     ]
     s.note("commands", {name: name in commands for name in wanted})
+
+
+# The block graph
+
+
+def qcow2(node, path, **more):
+    return {"driver": "qcow2", "node-name": node, "file": {"driver": "file", "filename": path}} | more
+
+
+def raw(node, path, **more):
+    return {"driver": "raw", "node-name": node, "file": {"driver": "file", "filename": path}} | more
+
+
+async def nodes_life(s):
+    path = s.peer.make_file("node.raw")
+    await s.do("add", "blockdev-add", raw("n", path))
+    await s.nodes("added")
+    await s.do("add-twice", "blockdev-add", raw("n", path))
+    await s.do("add-other-name-taken", "blockdev-add", raw("disk", path))
+    await s.do("remove", "blockdev-del", {"node-name": "n"})
+    await s.do("remove-twice", "blockdev-del", {"node-name": "n"})
+    await s.do("file", "blockdev-add", {"driver": "file", "node-name": "f", "filename": path})
+    await s.do("over-file", "blockdev-add", {"driver": "raw", "node-name": "n", "file": "f"})
+    await s.do("filter", "blockdev-add", {
+        "driver": "blkdebug", "node-name": "b", "image": "n",
+        "inject-error": [{"event": "write_aio", "errno": 28, "once": True}]})
+    await s.nodes("stacked")
+    await s.do("remove-file-in-use", "blockdev-del", {"node-name": "f"})
+    await s.do("remove-child-in-use", "blockdev-del", {"node-name": "n"})
+    await s.do("remove-filter", "blockdev-del", {"node-name": "b"})
+    await s.do("remove-format", "blockdev-del", {"node-name": "n"})
+    await s.do("remove-file", "blockdev-del", {"node-name": "f"})
+    await s.nodes("gone")
+
+
+async def nodes_of_images(s):
+    base, over = s.peer.make_image("base.qcow2"), s.peer.make_image("over.qcow2", "base.qcow2")
+    await s.do("base", "blockdev-add", qcow2("base", base, **{"read-only": True}))
+    await s.do("over", "blockdev-add", qcow2("over", over, backing="base"))
+    await s.nodes("chain")
+    await s.do("remove-base", "blockdev-del", {"node-name": "base"})
+    await s.do("remove-over", "blockdev-del", {"node-name": "over"})
+    await s.do("remove-base-then", "blockdev-del", {"node-name": "base"})
+    await s.do("alone", "blockdev-add", qcow2("over", over, backing=None))
+    await s.nodes("alone")
+    await s.do("remove-alone", "blockdev-del", {"node-name": "over"})
+    await s.do("header", "blockdev-add", qcow2("over", over))
+    await s.nodes("of-header", only=["over"])
+    await s.do("resize", "block_resize", {"node-name": "over", "size": 16 << 20})
+    await s.do("resize-none", "block_resize", {"node-name": "none", "size": 16 << 20})
+    await s.do("resize-nothing", "block_resize", {"size": 16 << 20})
+    await s.do("resize-both", "block_resize",
+               {"device": "x", "node-name": "over", "size": 32 << 20})
+    await s.do("resize-negative", "block_resize", {"node-name": "over", "size": -512})
+    await s.do("remove-header", "blockdev-del", {"node-name": "over"})
+
+
+async def nodes_mistakes(s):
+    path = s.peer.make_file("mistake.raw")
+    add = "blockdev-add"
+    await s.do("nothing", add)
+    await s.do("no-driver", add, {"node-name": "x"})
+    await s.do("driver", add, {"driver": "no-such-driver", "node-name": "x"})
+    await s.do("no-name", add, {"driver": "file", "filename": path})
+    await s.do("no-file", add, {"driver": "raw", "node-name": "x"})
+    await s.do("no-filename", add, {"driver": "file", "node-name": "x"})
+    await s.do("no-filename-below", add,
+               {"driver": "raw", "node-name": "x", "file": {"driver": "file"}})
+    await s.do("more", add, raw("x", path, more=1))
+    await s.do("more-below", add, {
+        "driver": "raw", "node-name": "x",
+        "file": {"driver": "file", "filename": path, "more": 1}})
+    await s.do("number", add, {"driver": "file", "node-name": "x", "filename": 5})
+    await s.do("read-only", add, raw("x", path, **{"read-only": "yes"}))
+    await s.do("absent-file", add, {
+        "driver": "file", "node-name": "x", "filename": s.peer.path("none"), "read-only": True})
+    await s.do("absent-node", add, {"driver": "raw", "node-name": "x", "file": "none"})
+    await s.do("detect", add, raw("x", path, **{"detect-zeroes": "unmap"}))
+    for name in ["", "1x", "a b", "a/b", "x" * 32]:
+        await s.do(f"name-'{name[:4]}'", add, raw(name, path))
+    await s.do("event", add, {
+        "driver": "blkdebug", "node-name": "x", "image": raw("y", path),
+        "inject-error": [{"event": "no-such-event"}]})
+    await s.do("remove-no-name", "blockdev-del")
+    await s.do("remove-none", "blockdev-del", {"node-name": "none"})
+    await s.do("queries-take-no-more", "query-named-block-nodes", {"more": 1})
+    await s.nodes("none")
+
+
+async def throttle_groups(s):
+    path = s.peer.make_file("throttled.raw")
+    group = {"qom-type": "throttle-group", "id": "g"}
+    await s.do("add", "object-add", group | {"limits": {"bps-total": 1 << 20}})
+    await s.do("add-twice", "object-add", group | {"limits": {"bps-total": 1 << 20}})
+    await s.do("no-group", "blockdev-add", {
+        "driver": "throttle", "node-name": "t", "throttle-group": "none",
+        "file": raw("n", path)})
+    await s.do("node", "blockdev-add", {
+        "driver": "throttle", "node-name": "t", "throttle-group": "g",
+        "file": raw("n", path)})
+    await s.nodes("added")
+    await s.do("remove-used", "object-del", {"id": "g"})
+    await s.do("remove-owned", "blockdev-del", {"node-name": "n"})
+    await s.do("remove-node", "blockdev-del", {"node-name": "t"})
+    await s.do("remove", "object-del", {"id": "g"})
+    await s.do("remove-twice", "object-del", {"id": "g"})
+    for label, limits in [
+        ("both", {"bps-total": 1, "bps-read": 1}), ("burst", {"iops-total-max": 5}),
+        ("low-burst", {"iops-total": 5, "iops-total-max": 4}),
+        ("length", {"iops-total": 5, "iops-total-max-length": 2}),
+        ("size", {"iops-size": 512}), ("more", {"more": 1}),
+    ]:
+        await s.do(f"limits-{label}", "object-add", group | {"limits": limits})
+    await s.do("type", "object-add", {"qom-type": "no-such-type", "id": "g"})
+
+
+async def exports_of_nodes(s):
+    path = s.peer.make_file("exported.raw")
+    add = "block-export-add"
+    export = {"type": "nbd", "id": "e", "node-name": "n", "name": "n"}
+    address = {"addr": {"type": "unix", "data": {"path": s.peer.path("second.sock")}}}
+    await s.do("stop-early", "nbd-server-stop")
+    await s.do("start", "nbd-server-start", address)
+    await s.do("start-twice", "nbd-server-start", address)
+    await s.do("node", "blockdev-add", raw("n", path, **{"read-only": True}))
+    await s.do("no-node", add, export | {"node-name": "none"})
+    await s.do("writable", add, export | {"writable": True})
+    await s.do("add", add, export)
+    await s.do("add-twice", add, export)
+    await s.exports("added")
+    await s.do("remove-node", "blockdev-del", {"node-name": "n"})
+    await s.do("no-bitmap", add, export | {"id": "f", "name": "f", "bitmaps": ["none"]})
+    await s.do("remove-none", "block-export-del", {"id": "none"})
+    await s.do("mode", "block-export-del", {"id": "e", "mode": "soft"})
+    await s.do("remove", "block-export-del", {"id": "e"})
+    await s.until_event("BLOCK_EXPORT_DELETED")
+    await s.exports("gone")
+    await s.do("remove-node-then", "blockdev-del", {"node-name": "n"})
+    await s.do("stop", "nbd-server-stop")
+    await s.do("stop-twice", "nbd-server-stop")
+
+
+# Backups to nodes
+
+
+async def target_backup(s, node="target"):
+    await s.do("target", "blockdev-add", raw(node, s.peer.make_file(f"{node}.raw", content=False)))
+
+
+async def target_backup_to_the_end(s):
+    await target_backup(s)
+    backup = {"job-id": "job", "device": "disk", "target": "target", "sync": "full"}
+    await s.attempt("start", s.peer.execute("blockdev-backup", backup), keeps_answer=False)
+    await s.until("job", None)
+    await s.events("events")
+    s.note("equal", s.peer.content("target.raw") == s.peer.content("disk.raw"))
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+async def target_backup_with_bitmaps(s):
+    await target_backup(s)
+    for sync, mode in [("incremental", None), ("incremental", "on-success"),
+                       ("bitmap", "on-success"), ("bitmap", "always"), ("bitmap", "never"),
+                       ("full", "on-success"), ("full", "always"), ("top", "always")]:
+        label = f"{sync}-{mode}"
+        await s.do(f"{label}.add", "block-dirty-bitmap-add", {"node": "disk", "name": "b"})
+        backup = {"job-id": "job", "device": "disk", "target": "target", "sync": sync,
+                  "bitmap": "b", "auto-finalize": False, "auto-dismiss": False}
+        if mode:
+            backup["bitmap-mode"] = mode
+        await s.attempt(f"{label}.start", s.peer.execute("blockdev-backup", backup),
+                        keeps_answer=False)
+        await s.until("job", "pending")
+        await s.bitmaps(f"{label}.held")
+        await s.do(f"{label}.clear-held", "block-dirty-bitmap-clear", {"node": "disk", "name": "b"})
+        await s.do(f"{label}.target-held", "blockdev-del", {"node-name": "target"})
+        await s.do(f"{label}.finalize", "job-finalize", {"id": "job"})
+        await s.until("job", "concluded")
+        await s.bitmaps(f"{label}.released")
+        await s.do(f"{label}.dismiss", "job-dismiss", {"id": "job"})
+        await s.do(f"{label}.remove", "block-dirty-bitmap-remove", {"node": "disk", "name": "b"})
+        await s.events(f"{label}.events")
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+async def target_backup_of_what_is_overwritten(s):
+    await target_backup(s)
+    backup = {"job-id": "job", "device": "disk", "target": "target", "sync": "none"}
+    await s.attempt("start", s.peer.execute("blockdev-backup", backup), keeps_answer=False)
+    await s.until("job", "running")
+    await s.jobs("running")
+    await s.do("complete", "block-job-complete", {"device": "job"})
+    await s.do("cancel", "block-job-cancel", {"device": "job"})
+    await s.until("job", None)
+    await s.events("events")
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+async def target_backup_mistakes(s):
+    await target_backup(s)
+    await s.do("bitmap", "block-dirty-bitmap-add", {"node": "disk", "name": "b"})
+    backup = {"job-id": "job", "device": "disk", "target": "target", "sync": "full"}
+    for label, more in [
+        ("no-device", {"device": "none"}), ("no-target", {"target": "none"}),
+        ("itself", {"target": "disk"}), ("sync", {"sync": "some"}),
+        ("speed", {"speed": -1}), ("more", {"more": 1}),
+        ("incremental-without", {"sync": "incremental"}),
+        ("bitmap-without", {"sync": "bitmap"}),
+        ("bitmap-without-mode", {"sync": "bitmap", "bitmap": "b"}),
+        ("incremental-never", {"sync": "incremental", "bitmap": "b", "bitmap-mode": "never"}),
+        ("incremental-always", {"sync": "incremental", "bitmap": "b", "bitmap-mode": "always"}),
+        ("mode-without", {"bitmap-mode": "never"}),
+        ("mode-without-but-sync", {"sync": "bitmap", "bitmap-mode": "never"}),
+        ("bitmap-absent", {"sync": "bitmap", "bitmap": "x", "bitmap-mode": "never"}),
+        ("bitmap-absent-incremental", {"sync": "incremental", "bitmap": "x"}),
+        ("none-with", {"sync": "none", "bitmap": "b", "bitmap-mode": "on-success"}),
+        ("full-never", {"bitmap": "b", "bitmap-mode": "never"}),
+        ("top-never", {"sync": "top", "bitmap": "b", "bitmap-mode": "never"}),
+        ("full-without-mode", {"bitmap": "b"}),
+        ("bitmap-mode", {"bitmap": "b", "bitmap-mode": "sometimes"}),
+        ("compress", {"compress": True}),
+    ]:
+        await s.attempt(label, s.peer.execute("blockdev-backup", backup | more),
+                        keeps_answer=False)
+        await s.until("job", None)
+    await s.do("no-sync", "blockdev-backup", {"device": "disk", "target": "target"})
+    await s.do("remove-bitmap", "block-dirty-bitmap-remove", {"node": "disk", "name": "b"})
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+    await s.jobs("none")
+    await s.events("events")
 
 
 SCENARIOS = [
@@ -362,4 +596,7 @@ SCENARIOS = [
     backup_finalized, backup_given_up_when_pending, backup_paused, backup_given_up,
     backup_paused_and_given_up, backup_speed, backup_mistakes, several_jobs,
     transaction_of_bitmaps, transaction_mistakes, transaction_with_backup,
+    nodes_life, nodes_of_images, nodes_mistakes, throttle_groups, exports_of_nodes,
+    target_backup_to_the_end, target_backup_with_bitmaps, target_backup_of_what_is_overwritten,
+    target_backup_mistakes,
 ]

@@ -1,6 +1,7 @@
 """One conversation with a peer, and what is noted of it."""
 
 import asyncio
+import re
 
 from peers import ExecuteError
 
@@ -14,6 +15,14 @@ EVENTS = [
     "JOB_STATUS_CHANGE", "BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED",
     "BLOCK_JOB_ERROR", "BLOCK_JOB_PENDING",
 ]
+
+
+NODE_FIELDS = [
+    "node-name", "drv", "ro", "backing_file_depth", "encrypted", "detect_zeroes", "bps", "bps_rd",
+    "bps_wr", "iops", "iops_rd", "iops_wr", "cache", "write_threshold",
+]
+IMAGE_FIELDS = ["format", "virtual-size", "cluster-size"]
+EXPORT_FIELDS = ["id", "type", "node-name", "shutting-down"]
 
 
 class Session:
@@ -50,7 +59,7 @@ class Session:
             self.note(label, {"return": result if keeps_answer else {}})
         except ExecuteError as error:
             self.note(f"{label}.class", error.error_class)
-            self.note(f"{label}.text", str(error))
+            self.note(f"{label}.text", str(error).replace(self.peer.folder, "FOLDER"))
 
     async def jobs(self, label):
         """Notes what both queries say of all jobs, but for what depends on the moment."""
@@ -68,6 +77,36 @@ class Session:
         fields = ["name", "count", "granularity", "recording", "busy"]
         found = sorted(await self.peer.bitmaps(), key=lambda bitmap: bitmap["name"])
         self.note(label, [{key: bitmap[key] for key in fields} for bitmap in found])
+
+    async def nodes(self, label, only=None):
+        """Notes what is known of the nodes that have names of their own."""
+        for is_flat in [True, False]:
+            nodes = await self.peer.execute("query-named-block-nodes", {"flat": is_flat})
+            # QEMU makes names for nodes that have none, and lists the newest first; and there are
+            # the nodes to which a peer backs up.
+            nodes = sorted(
+                (n for n in nodes if not re.match(r"#|target[0-9]", n["node-name"])),
+                key=lambda node: node["node-name"])
+            self.note(f"{label}.{'flat' if is_flat else 'deep'}", [
+                {key: node.get(key) for key in NODE_FIELDS}
+                | {key: node["image"].get(key) for key in IMAGE_FIELDS}
+                | {"backing": "backing-image" in node["image"]}
+                for node in nodes if only is None or node["node-name"] in only])
+
+    async def exports(self, label):
+        """Notes what is known of the exports, but for those that every volume has here."""
+        exports = await self.peer.execute("query-block-exports")
+        self.note(label, [
+            {key: export.get(key) for key in EXPORT_FIELDS}
+            for export in exports if export["id"] not in ("disk", "other")])
+
+    async def until_event(self, name):
+        """Waits for an event, and notes its data. Those of jobs are not awaited meanwhile."""
+        for _ in range(6000):
+            event = await self.peer.client.events.get()
+            if event["event"] == name:
+                self.note(name, dict(event["data"]))
+                return
 
     async def until(self, job, *statuses):
         """Waits until a job is in one of the states; `None` is for one that is gone."""
