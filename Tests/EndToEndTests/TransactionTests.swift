@@ -99,6 +99,20 @@ import Testing
         for volume in Self.volumes { #expect(try number(directory.path("\(volume).new")) == last) }
     }
 
+    /// What the test above would see if they did not.
+    @Test func volumesThatPivotOneAfterTheOtherAreNoticed() throws {
+        let client = try startClient()
+        try mirrorAll()
+        for volume in Self.volumes {
+            try agent.tell("job", "complete", volume)
+            #expect(try agent.run(["job", "wait", volume]).status == 0)
+        }
+        _ = try client.finish()
+        let numbers = try Self.volumes.map { try number(directory.path("\($0).raw")) }
+        #expect(numbers[0] < numbers[2], "\(numbers)")
+        agent.stop(SIGTERM)
+    }
+
     /// The target of the third is over a base that is not there yet: this shows only when all else is
     /// prepared, and the first two have drained.
     @Test func noVolumePivotsIfTheThirdCannot() throws {
