@@ -335,7 +335,7 @@ import Testing
             if ofTop, round % 3 > 0 { try run.waitUntil { $0.ready } }
             let command =
                 ofTop && round % 3 == 2 ? try run.agent.begin("job", "complete", "disk") : nil
-            usleep(UInt32.random(in: 0...80_000, using: &random))
+            usleep(UInt32.random(in: 0...(command == nil ? 80_000 : 250_000), using: &random))
             run.agent.stop(SIGKILL)
             command?.waitUntilExit()
             let log = try guest.waitForLoss()
