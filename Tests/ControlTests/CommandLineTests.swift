@@ -47,7 +47,8 @@ struct CommandLineTests {
         "volume create a", "volume create a --size 1.5G",
         "volume create a --backing x", "volume create a --size 1G --format vmdk",
         "backup --repo r", "backup a", "backup a --repo r --level sometimes", "verify",
-        "restore p", "restore p f --as-volume v", "bitmap merge v t",
+        "restore p", "restore p f --as-volume v", "node add n f",
+        "node add n f --format raw --backing b", "bitmap merge v t",
         "bitmap add v b --granularity 4G",
         "events --count 0", "volume list -q -v", "nonsense", "qmp",
     ])
@@ -73,6 +74,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 56)
+        #expect(count == 60)
     }
 }

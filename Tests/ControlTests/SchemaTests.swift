@@ -69,6 +69,38 @@ struct SchemaTests {
         #expect(Self.entry("BitmapReference", in: schema) != nil)
     }
 
+    /// Nodes stand on nodes, and images on images: their types hold themselves.
+    @Test func nodesAreDescribedByTheirDrivers() throws {
+        var table = CommandTable()
+        table.register(BlockdevAdd.self) { _ in Nothing() }
+        table.register(QueryNamedBlockNodes.self) { _ in [] }
+        table.register(NBDServerStart.self) { _ in Nothing() }
+        let schema = try table.schema()
+        let options = try #require(Self.entry("BlockdevOptions", in: schema))
+        #expect(Self.entry("blockdev-add", in: schema)?["arg-type"] == "BlockdevOptions")
+        #expect(options["tag"] == "driver")
+        let members = options["members"]?.arrayValue ?? []
+        #expect(members.contains(["name": "driver", "type": "BlockdevDriver"]))
+        #expect(members.contains(["name": "node-name", "type": "str", "default": nil]))
+        let variants = options["variants"]?.arrayValue ?? []
+        #expect(variants.count == BlockdevDriver.allCases.count)
+        let qcow2 = try #require(variants.first { $0["case"] == "qcow2" }?["type"]?.stringValue)
+        #expect(
+            Self.entry(qcow2, in: schema)?["members"] == [
+                ["name": "file", "type": "BlockdevReference"],
+                ["name": "backing", "type": "BlockdevReference", "default": nil],
+            ])
+        let image = Self.entry("BlockImageInfo", in: schema)?["members"]?.arrayValue
+        #expect(
+            image?.contains(["name": "backing-image", "type": "BlockImageInfo", "default": nil])
+                == true)
+        #expect(Self.entry("SocketAddress", in: schema)?["tag"] == "type")
+        let names = Set(schema.compactMap { $0["name"]?.stringValue })
+        for type in variants.compactMap({ $0["type"]?.stringValue }) {
+            #expect(names.contains(type))
+        }
+    }
+
     @Test func anAlternateListsItsForms() throws {
         let alternate = Self.entry("BitmapSource", in: try Self.table.schema())
         #expect(alternate?["meta-type"] == "alternate")

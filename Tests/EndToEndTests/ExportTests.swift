@@ -150,7 +150,7 @@ import Testing
             saying: "already in use")
         try fails(
             "qmp", "block-export-add", #"{"type": "nbd", "id": "f", "node-name": "none"}"#,
-            saying: "Cannot find device='none'")
+            saying: "nor node-name='none'")
         try fails("qmp", "block-export-add", #"{"type": "nbd", "id": "f"}"#, saying: "Give one of")
         try agent.tell("qmp", "block-export-del", #"{"id": "e", "mode": "hard"}"#)
         try fails("qmp", "block-export-del", #"{"id": "e"}"#, saying: "Export 'e' is not found")
