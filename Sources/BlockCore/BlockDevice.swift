@@ -43,6 +43,10 @@ package protocol BlockDevice: AnyObject, Sendable {
     func tryWrite(at offset: UInt64, from source: UnsafeRawBufferPointer)
         throws(BlockError) -> Bool
 
+    /// Begins a write of `range` whose content comes little by little; nil if that would wait, or if
+    /// the device has no such writes: then the write is made when all is there.
+    func tryBeginWrite(_ range: ByteRange) throws(BlockError) -> (any GradualWrite)?
+
     /// Fills `destination` from `offset`. Bytes that no node of the chain holds read as zeroes.
     func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError)
 
@@ -69,6 +73,8 @@ package protocol BlockDevice: AnyObject, Sendable {
 }
 
 extension BlockDevice {
+    package func tryBeginWrite(_ range: ByteRange) throws(BlockError) -> (any GradualWrite)? { nil }
+
     package var chainNodeCount: Int { 1 }
 
     package func canZeroFast(_ range: ByteRange, mayUnmap: Bool) -> Bool { false }

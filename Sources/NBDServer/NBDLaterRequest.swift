@@ -11,8 +11,9 @@ struct NBDLaterRequest: Sendable {
     enum Work: Sendable {
         /// The first `doneBytes` are there.
         case read(BufferSlice, doneBytes: Int)
+        case write(BufferSlice)
         /// The first `doneBytes` are written.
-        case write(BufferSlice, doneBytes: Int)
+        case restOfWrite(BufferSlice, doneBytes: Int, any GradualWrite)
         /// The data is written; only the flush that was asked with it is missing.
         case flush
         case writeZeroes(mayUnmap: Bool)
@@ -27,7 +28,8 @@ struct NBDLaterRequest: Sendable {
     /// What the request holds of the connection's credits.
     var creditBytes: Int {
         switch work {
-        case .read(let slice, _), .write(let slice, _): slice.buffer.capacityBytes
+        case .read(let slice, _), .write(let slice), .restOfWrite(let slice, _, _):
+            slice.buffer.capacityBytes
         case .cache: Int(min(request.lengthBytes, NBDSession.cachePieceBytes))
         case .blockStatus(let query): query.replyBytesMax
         case .flush, .writeZeroes, .discard: 0
@@ -68,7 +70,7 @@ extension NBDSession {
                         into: slice.slice(doneBytes, slice.count - doneBytes))
                 }
                 return readReply(request, slice)
-            case .write, .flush, .writeZeroes, .discard, .cache:
+            case .write, .restOfWrite, .flush, .writeZeroes, .discard, .cache:
                 try await perform(later)
                 return NBDReply(headBytes: codec.successBytes, creditBytes: credit) {
                     codec.putSuccess(request, at: $0)
@@ -121,9 +123,14 @@ extension NBDSession {
         let range = later.request.range
         var mustFlush = later.request.flags.contains(.fua)
         switch later.work {
-        case .write(let slice, let doneBytes):
+        case .write(let slice):
             try await translated { () throws(BlockError) in
-                try await device.write(
+                try await device.write(at: range.offset, from: slice)
+            }
+        case .restOfWrite(let slice, let doneBytes, let write):
+            defer { write.end() }
+            try await translated { () throws(BlockError) in
+                try await write.write(
                     at: range.offset + UInt64(doneBytes),
                     from: slice.slice(doneBytes, slice.count - doneBytes))
             }

@@ -15,6 +15,15 @@ final class NBDSocket: Sendable {
         case broken
     }
 
+    /// What `receiveSteadily` has found.
+    enum Received: Equatable {
+        case bytes(Int)
+        /// The stream has ended.
+        case ended
+        /// Nothing has come in time.
+        case late
+    }
+
     /// How often `receiveSteadily` looks before it waits.
     private static let looksMax = 3
     /// A client fills about half of its socket's buffer meanwhile.
@@ -43,17 +52,24 @@ final class NBDSocket: Sendable {
         }
     }
 
-    /// Takes what is there of something long that the client is sending, at most `target` full; zero
-    /// at the end of the stream. It looks again after a short sleep before it lets itself be woken: a
-    /// sender that has to wake its reader for each piece is slowed down by that more than by all else.
-    func receiveSteadily(into target: UnsafeMutableRawBufferPointer) -> Int {
-        for attempt in 0..<Self.looksMax {
-            if attempt > 0 { clinux_sleep_precisely(Self.sleepNanoseconds) }
+    /// Takes what is there of something long that the client is sending, at most `target` full. It
+    /// looks again after a short sleep before it lets itself be woken: a sender that has to wake its
+    /// reader for each piece is slowed down by that more than by all else.
+    func receiveSteadily(
+        into target: UnsafeMutableRawBufferPointer, until deadline: ContinuousClock.Instant
+    ) -> Received {
+        var looks = 0
+        while true {
             let got = recv(descriptor, target.baseAddress!, target.count, Int32(MSG_DONTWAIT))
-            if got >= 0 { return got }
-            guard errno == EAGAIN || errno == EINTR else { return 0 }
+            if got > 0 { return .bytes(got) }
+            guard got < 0, errno == EAGAIN || errno == EINTR else { return .ended }
+            looks += 1
+            if looks < Self.looksMax {
+                clinux_sleep_precisely(Self.sleepNanoseconds)
+            } else if !wait(for: POLLIN, until: deadline) {
+                return .late
+            }
         }
-        return receive(into: target)
     }
 
     /// Sends what `vectors` name with one call, or as much of it as fits.

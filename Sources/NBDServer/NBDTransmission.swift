@@ -12,7 +12,7 @@ import Glibc
 //
 // Payloads above `smallBytesMax` take no detour through the buffers: a read goes from a recycled
 // page-aligned buffer to the socket, with the output buffer in the same call; a write is received
-// into such a buffer, and written piece by piece while the client sends the rest. After a large
+// into such a buffer, and written piece by piece while the client sends the rest (`NBDLargeWrite`). After a large
 // write only the next header is received, so that the payload of the write that probably follows
 // can go straight to its place.
 
@@ -224,53 +224,35 @@ struct NBDTransmission: ~Copyable {
             let slice = BufferPool.shared.take(count).prefix(count)
             slice.bytes.copyMemory(from: payload)
             input.consume(count)
-            try handOver(request, .write(slice, doneBytes: 0))
+            try handOver(request, .write(slice))
         case .failed(let error):
             input.consume(count)
             try failByDevice(request, error)
         }
     }
 
-    // Written piece by piece as it comes, so that the client fills the socket meanwhile. What the
-    // now face refuses is received to its end first, and then is others' to write.
     private mutating func writeLarge(_ request: NBDRequest, _ count: Int) throws(Ending) {
         let buffer = takeBuffer(count)
-        let slice = buffer.prefix(count)
-        var received = min(input.count, count)
-        slice.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: input.bytes[..<received]))
-        input.consume(received)
-        if received < count { try flush() }
+        let payload = buffer.prefix(count)
+        let early = min(input.count, count)
+        payload.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: input.bytes[..<early]))
+        input.consume(early)
+        if early < count { try flush() }
         receiveBytesMax = codec.requestBytes
-        var written = 0
-        while true {
-            let end = NBDPayloadPieces.end(
-                offset: request.offset, received: received, written: written, count: count)
-            if end > written {
-                let piece = slice.slice(written, end - written)
-                switch tryWrite(request, written, from: piece.readOnlyBytes) {
-                case .done:
-                    written = end
-                case .begun, .refused:
-                    let rest = slice.slice(received, count - received).bytes
-                    let isWhole =
-                        rest.isEmpty
-                        || session.socket.receive(into: rest, isWhole: true) == rest.count
-                    guard isWhole else { throw .lost }
-                    return try handOver(request, .write(slice, doneBytes: written))
-                case .failed(let error):
-                    keep(buffer)
-                    try skip(count - received)
-                    return try failByDevice(request, error)
-                }
-            }
-            if written == count { break }
-            let more = session.socket.receiveSteadily(
-                into: slice.slice(received, count - received).bytes)
-            guard more > 0 else { throw .lost }
-            received += more
+        var write = NBDLargeWrite(request, payload, received: early, socket: session.socket)
+        switch write.run(on: device) {
+        case .written:
+            keep(buffer)
+            try finishWrite(request)
+        case .later(let work):
+            try handOver(request, work)
+        case .failed(let error, let unreceivedBytes):
+            keep(buffer)
+            try skip(unreceivedBytes)
+            try failByDevice(request, error)
+        case .lost:
+            throw .lost
         }
-        keep(buffer)
-        try finishWrite(request)
     }
 
     private mutating func finishWrite(_ request: NBDRequest) throws(Ending) {
@@ -295,12 +277,9 @@ struct NBDTransmission: ~Copyable {
         }
     }
 
-    private func tryWrite(
-        _ request: NBDRequest, _ doneBytes: Int = 0, from source: UnsafeRawBufferPointer
-    ) -> Attempt {
+    private func tryWrite(_ request: NBDRequest, from source: UnsafeRawBufferPointer) -> Attempt {
         do throws(BlockError) {
-            let offset = request.offset + UInt64(doneBytes)
-            return try device.tryWrite(at: offset, from: source) ? .done : .refused
+            return try device.tryWrite(at: request.offset, from: source) ? .done : .refused
         } catch {
             return .failed(error)
         }

@@ -93,7 +93,8 @@ package final class BackupInstant: Sendable {
     /// With the volume held.
     private func check(_ table: BitmapTable) throws(BlockError) {
         let volume = request.volume
-        if let user = volume.workingJobID {
+        let other = table.working.first.map { "job '\($0.jobID)'" }
+        if let user = other ?? volume.workingJobID {
             throw BlockError(
                 .busy, "back up", on: volume.name,
                 detail: "\(user) is at work on it: wait for that")

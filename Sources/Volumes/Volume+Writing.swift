@@ -29,8 +29,7 @@ extension Volume {
         try checkWritable(range, "write")
         guard let hold = locks.tryAcquire(range) else { return false }
         defer { locks.release(hold) }
-        guard log.isAnnounced(range) else { return false }
-        guard duties.followers.isEmpty, tryKeep(range) else { return false }
+        guard mayWriteNow(range) else { return false }
         if Mutant.markBeforeWriteOnly.isActive { setBits(range) }
         let isDone: Bool
         do throws(BlockError) {
@@ -97,6 +96,12 @@ extension Volume {
         await follow(range, change)
     }
 
+    /// Whether what comes before the write of `range`, which is held, has been done or needed no
+    /// waiting.
+    func mayWriteNow(_ range: ByteRange) -> Bool {
+        log.isAnnounced(range) && duties.followers.isEmpty && tryKeep(range)
+    }
+
     /// Step 3, if it needs no waiting.
     private func tryKeep(_ range: ByteRange) -> Bool {
         if Mutant.writeWithoutKeeping.isActive || Mutant.keepAfterWrite.isActive {
@@ -128,7 +133,7 @@ extension Volume {
         }
     }
 
-    private func mark(_ range: ByteRange) {
+    func mark(_ range: ByteRange) {
         if Mutant.markBeforeWriteOnly.isActive { return }
         guard Mutant.markAfterReply.isActive else { return setBits(range) }
         Task {
@@ -143,7 +148,7 @@ extension Volume {
         for bitmap in duties.recording { bitmap.mark(range) }
     }
 
-    private func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {
+    func checkWritable(_ range: ByteRange, _ operation: String) throws(BlockError) {
         guard !isReadOnly else { throw BlockError(.readOnly, operation, on: name, range: range) }
         try checkInside(range, operation)
     }

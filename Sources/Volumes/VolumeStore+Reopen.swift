@@ -60,6 +60,7 @@ extension Volume {
             "open other images", of: self,
             newImages: QuietStep.NewImages(use: "a change of its images", ownsTop: false),
             settle: { [self] (_) async throws(BlockError) in
+                try checkImagesMayGo()
                 // The length may have changed since.
                 try checkLength(of: chain)
                 try await top.flush()

@@ -171,6 +171,47 @@ import Testing
         agent.stop(SIGTERM)
     }
 
+    @Test(arguments: ["individual", "grouped"])
+    func imagesOfThreeVolumesShowOneInstant(completion: String) throws {
+        let client = try startClient()
+        let backups = Self.volumes.map { volume in
+            action(
+                "drive-backup",
+                #""device": "\#(volume)", "job-id": "\#(volume)", "sync": "full", "#
+                    + #""format": "raw", "auto-dismiss": false, "#
+                    + #""target": "\#(directory.path("\(volume).copy"))""#)
+        }
+        let result = try agent.run([
+            "qmp", "transaction",
+            #"{"actions": [\#(backups.joined(separator: ", "))], "#
+                + #""properties": {"completion-mode": "\#(completion)"}}"#,
+        ])
+        #expect(result.status == 0, "\(result.errors)")
+        for volume in Self.volumes {
+            #expect(try agent.run(["job", "wait", volume]).status == 0)
+        }
+        usleep(50_000)
+        let last = try client.finish()
+        expectInstant(
+            try Self.volumes.map { try number(directory.path("\($0).copy")) }, upTo: last)
+        agent.stop(SIGTERM)
+    }
+
+    /// The first would succeed, but the last has no such target.
+    @Test func noImageIsBegunIfOneCannotBe() throws {
+        let result = try transact([
+            action(
+                "drive-backup",
+                #""device": "a", "sync": "full", "target": "\#(directory.path("a.copy"))""#),
+            action(
+                "blockdev-backup", #""device": "b", "sync": "full", "target": "nowhere""#),
+        ])
+        #expect(result.status == 1 && result.errors.contains("nowhere"), "\(result.errors)")
+        #expect(try agent.tell("qmp", "query-jobs") == "[]\n")
+        // Nothing is at work on the first.
+        try agent.tell("volume", "resize", "a", "17M")
+    }
+
     /// A snapshot of one, a pivot of another, a backup and a new bitmap of the third.
     @Test func whatIsMixedHappensAtOneInstant() throws {
         try agent.tell("repo", "init", "vault", directory.path("vault"))

@@ -121,7 +121,7 @@ import Testing
             let write = NBDRequest(.write, cookie: 1, offset: 0, lengthBytes: 1 << 20)
             try client.send(
                 encoded(write)
-                    + [UInt8](repeating: 0xff, count: NBDPayloadPieces.bytesMin - 1))
+                    + [UInt8](repeating: 0xff, count: NBDLargeWrite.pieceBytesMin - 1))
         }
         #expect(memory.counts.writesNow == 0)
     }

@@ -63,6 +63,30 @@ struct Way: CustomTestStringConvertible {
             #expect(memory.bytes(777, 1 << 20) == data)
         }
         #expect(memory.counts.writes == 1 && memory.counts.writesNow >= 1)
+        #expect(memory.counts.gradualWrites == 0)
+    }
+
+    @Test func aClientThatStopsInTheMiddleOfAWriteHoldsNothingUp() async throws {
+        let memory = MemoryDevice(lengthBytes: 4 << 20)
+        try await ServerFixture.run([DeviceExport("disk", memory)]) { fixture in
+            let client = try TestClient(connectingTo: fixture.socketPath)
+            try client.open("disk")
+            let data = pattern(1 << 20)
+            let write = NBDRequest(.write, cookie: 1, offset: 777, lengthBytes: 1 << 20)
+            try client.send(encoded(write) + data[..<(300 << 10)])
+            for _ in 0..<10_000 where memory.counts.writesNow == 0 {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            for _ in 0..<10_000 where memory.counts.gradualWrites > 0 {
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            #expect(memory.counts.gradualWrites == 0)
+            // It may go on all the same.
+            try client.send(Array(data[(300 << 10)...]))
+            #expect(try client.reply().error == 0)
+            #expect(memory.bytes(777, 1 << 20) == data)
+        }
+        #expect(memory.counts.writes == 1)
     }
 
     @Test func aWriteThatFailsMidwayFailsOnceAndHarmsNothingThatFollows() async throws {
@@ -79,6 +103,7 @@ struct Way: CustomTestStringConvertible {
             memory.fail(with: .noSpace)
             try client.send(Array(data[(300 << 10)...]))
             #expect(try client.reply().error == 28)
+            #expect(memory.counts.gradualWrites == 0)
             memory.fail(with: nil)
             let read = NBDRequest(.read, cookie: 2, offset: 777, lengthBytes: 1024)
             #expect(try client.exchange(read).payload == Array(data[..<1024]))

@@ -18,36 +18,16 @@ extension Agent {
     }
 
     private func start(_ request: TargetBackupRequest) async throws -> StartedJob {
-        let prepared = try await prepareTargetBackup(request)
-        do throws(BlockError) {
-            try await QuietTransaction.run([prepared.step])
-        } catch {
-            await prepared.body.abandon()
-            throw error
-        }
-        await prepared.began()
-        do throws(BlockError) {
-            return StartedJob(
-                jobID: try await jobs.start(prepared.options, prepared.body).id)
-        } catch {
-            await prepared.body.abandon()
-            throw error
-        }
+        let backup = try await prepare(request, in: nil)
+        try await QuietTransaction.perform([backup.action])
+        return StartedJob(jobID: backup.jobID)
     }
 
-    /// A backup that needs nothing but its instant.
-    struct PreparedTargetBackup {
-        let options: JobOptions
-        let body: TargetBackup
-        /// What is to be done at the instant.
-        let step: QuietStep
-        /// What is to be done right after it.
-        let began: @Sendable () async -> Void
-    }
-
-    func prepareTargetBackup(
-        _ request: TargetBackupRequest
-    ) async throws -> PreparedTargetBackup {
+    /// Opens or makes the target, and creates the job, which ends together with the others of
+    /// `group`: nothing has begun yet.
+    func prepare(
+        _ request: TargetBackupRequest, in group: JobTransaction?
+    ) async throws -> (action: QuietAction, jobID: String) {
         guard await nodes.node(request.device) == nil else {
             throw ControlError.generic(
                 "Node '\(request.device)' is no volume: only what guests write is backed up")
@@ -78,12 +58,25 @@ extension Agent {
             try? await target.close()
             throw error
         }
-        return PreparedTargetBackup(
-            options: jobOptions, body: body, step: instant.start(),
-            began: {
-                guard let point = instant.begun?.point, options.content == .nothing else { return }
+        let job: Job
+        do throws(BlockError) {
+            job = try await jobs.create(jobOptions, body, in: group ?? jobs.newTransaction())
+        } catch {
+            await body.abandon()
+            throw error
+        }
+        var action = QuietAction([instant.start()])
+        action.happened = { [jobs] _ in
+            if options.content == .nothing, let point = instant.begun?.point {
                 await overlay?.standOn(PointView(point, target: target.device))
-            })
+            }
+            await jobs.begin(job)
+        }
+        action.withdraw = { [jobs] in
+            await jobs.withdraw(job)
+            await body.abandon()
+        }
+        return (action, job.id)
     }
 
     private func target(

@@ -97,6 +97,12 @@ extension Agent {
         case .blockDirtyBitmapAdd, .blockDirtyBitmapRemove, .blockDirtyBitmapClear,
             .blockDirtyBitmapEnable, .blockDirtyBitmapDisable, .blockDirtyBitmapMerge:
             preparation.actions.append(QuietAction([try await step(action)]))
+        case .blockdevBackup(let data):
+            preparation.actions.append(
+                try await prepare(TargetBackupRequest(data), in: preparation.group).action)
+        case .driveBackup(let data):
+            preparation.actions.append(
+                try await prepare(TargetBackupRequest(data), in: preparation.group).action)
         case .blockdevMirror(let data):
             let request = MirrorRequest(data)
             preparation.actions.append(
@@ -207,5 +213,10 @@ private struct TransactionPreparation {
 
 extension TransactionAction {
     /// Whether it starts a job that can wait for others to end with it.
-    fileprivate var isGroupable: Bool { kind == .volumeBackup }
+    fileprivate var isGroupable: Bool {
+        switch kind {
+        case .blockdevBackup, .driveBackup, .volumeBackup: true
+        default: false
+        }
+    }
 }

@@ -49,8 +49,10 @@ package enum TransactionActionKind: String, Codable, Sendable, CaseIterable {
     case blockDirtyBitmapDisable = "block-dirty-bitmap-disable"
     case blockDirtyBitmapMerge = "block-dirty-bitmap-merge"
     case blockJobCancel = "block-job-cancel"
+    case blockdevBackup = "blockdev-backup"
     case blockdevMirror = "blockdev-mirror"
     case blockdevSnapshotSync = "blockdev-snapshot-sync"
+    case driveBackup = "drive-backup"
     case driveMirror = "drive-mirror"
     case driveReopen = "drive-reopen"
     case jobCancel = "job-cancel"
@@ -67,8 +69,10 @@ package enum TransactionActionKind: String, Codable, Sendable, CaseIterable {
             BitmapReference.self
         case .blockDirtyBitmapMerge: BlockDirtyBitmapMerge.Arguments.self
         case .blockJobCancel: BlockJobCancel.Arguments.self
+        case .blockdevBackup: BlockdevBackup.Arguments.self
         case .blockdevMirror: BlockdevMirror.Arguments.self
         case .blockdevSnapshotSync: BlockdevSnapshotSync.Arguments.self
+        case .driveBackup: DriveBackup.Arguments.self
         case .driveMirror: DriveMirror.Arguments.self
         case .driveReopen: DriveReopen.Arguments.self
         case .jobCancel, .jobComplete: JobReference.self
@@ -88,8 +92,10 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
     case blockDirtyBitmapMerge(BlockDirtyBitmapMerge.Arguments)
     /// Ends a mirror that is ready without a pivot, unless it is forced.
     case blockJobCancel(BlockJobCancel.Arguments)
+    case blockdevBackup(BlockdevBackup.Arguments)
     case blockdevMirror(BlockdevMirror.Arguments)
     case blockdevSnapshotSync(BlockdevSnapshotSync.Arguments)
+    case driveBackup(DriveBackup.Arguments)
     case driveMirror(DriveMirror.Arguments)
     case driveReopen(DriveReopen.Arguments)
     /// Gives a job up once all else has happened.
@@ -118,8 +124,10 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
         case .blockDirtyBitmapDisable: .blockDirtyBitmapDisable
         case .blockDirtyBitmapMerge: .blockDirtyBitmapMerge
         case .blockJobCancel: .blockJobCancel
+        case .blockdevBackup: .blockdevBackup
         case .blockdevMirror: .blockdevMirror
         case .blockdevSnapshotSync: .blockdevSnapshotSync
+        case .driveBackup: .driveBackup
         case .driveMirror: .driveMirror
         case .driveReopen: .driveReopen
         case .jobCancel: .jobCancel
@@ -150,9 +158,11 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
         case .blockDirtyBitmapMerge:
             self = .blockDirtyBitmapMerge(try data(BlockDirtyBitmapMerge.Arguments.self))
         case .blockJobCancel: self = .blockJobCancel(try data(BlockJobCancel.Arguments.self))
+        case .blockdevBackup: self = .blockdevBackup(try data(BlockdevBackup.Arguments.self))
         case .blockdevMirror: self = .blockdevMirror(try data(BlockdevMirror.Arguments.self))
         case .blockdevSnapshotSync:
             self = .blockdevSnapshotSync(try data(BlockdevSnapshotSync.Arguments.self))
+        case .driveBackup: self = .driveBackup(try data(DriveBackup.Arguments.self))
         case .driveMirror: self = .driveMirror(try data(DriveMirror.Arguments.self))
         case .driveReopen: self = .driveReopen(try data(DriveReopen.Arguments.self))
         case .jobCancel: self = .jobCancel(try data(JobReference.self))
@@ -173,8 +183,10 @@ package enum TransactionAction: Codable, Sendable, ReflectedUnion {
             try members.encode(data, forKey: .data)
         case .blockDirtyBitmapMerge(let data): try members.encode(data, forKey: .data)
         case .blockJobCancel(let data): try members.encode(data, forKey: .data)
+        case .blockdevBackup(let data): try members.encode(data, forKey: .data)
         case .blockdevMirror(let data): try members.encode(data, forKey: .data)
         case .blockdevSnapshotSync(let data): try members.encode(data, forKey: .data)
+        case .driveBackup(let data): try members.encode(data, forKey: .data)
         case .driveMirror(let data): try members.encode(data, forKey: .data)
         case .driveReopen(let data): try members.encode(data, forKey: .data)
         case .jobCancel(let data), .jobComplete(let data): try members.encode(data, forKey: .data)

@@ -12,6 +12,8 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
         var reads = 0
         var writes = 0
         var flushes = 0
+        /// Those that have begun and not ended.
+        var gradualWrites = 0
         var discards = 0
         /// `mayUnmap` of each write of zeroes.
         var unmaps: [Bool] = []
@@ -98,6 +100,14 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
         copyIn(offset, source)
         return true
     }
+
+    func tryBeginWrite(_ range: ByteRange) throws(BlockError) -> (any GradualWrite)? {
+        guard state.withLock({ $0.answersNow }) else { return nil }
+        state.withLock { $0.counts.gradualWrites += 1 }
+        return MemoryWrite(self)
+    }
+
+    fileprivate func endGradualWrite() { state.withLock { $0.counts.gradualWrites -= 1 } }
 
     func read(at offset: UInt64, into destination: BufferSlice) async throws(BlockError) {
         await pause()
@@ -207,4 +217,22 @@ final class MemoryDevice: BlockDevice, @unchecked Sendable {
             }
         }
     }
+}
+
+private final class MemoryWrite: GradualWrite {
+    private let device: MemoryDevice
+
+    init(_ device: MemoryDevice) { self.device = device }
+
+    func tryWrite(
+        at offset: UInt64, from source: UnsafeRawBufferPointer
+    ) throws(BlockError) -> Bool {
+        try device.tryWrite(at: offset, from: source)
+    }
+
+    func write(at offset: UInt64, from source: BufferSlice) async throws(BlockError) {
+        try await device.write(at: offset, from: source)
+    }
+
+    func end() { device.endGradualWrite() }
 }

@@ -557,6 +557,31 @@ async def target_backup_of_what_is_overwritten(s):
     await s.do("remove", "blockdev-del", {"node-name": "target"})
 
 
+async def target_backup_in_a_transaction(s):
+    await target_backup(s)
+    backup = {"type": "blockdev-backup",
+              "data": {"job-id": "job", "device": "disk", "target": "target", "sync": "full",
+                       "auto-dismiss": False}}
+    for mode in ["individual", "grouped"]:
+        add_bitmap = [add("b")] if mode == "individual" else []
+        await s.attempt(f"{mode}.start", s.peer.execute("transaction", {
+            "actions": add_bitmap + [backup], "properties": {"completion-mode": mode}}),
+                        keeps_answer=False)
+        await s.until("job", "concluded")
+        await s.jobs(f"{mode}.end")
+        await s.do(f"{mode}.dismiss", "job-dismiss", {"id": "job"})
+        await s.events(f"{mode}.events")
+        s.note(f"{mode}.equal", s.peer.content("target.raw") == s.peer.content("disk.raw"))
+    await s.do("bitmap", "block-dirty-bitmap-remove", {"node": "disk", "name": "b"})
+    await s.do("aborted", "transaction", {"actions": [backup, ABORT]})
+    await s.jobs("none")
+    twice = backup | {"data": backup["data"] | {"job-id": "other"}}
+    await s.attempt("busy-target", s.peer.execute("transaction", {"actions": [backup, twice]}),
+                    keeps_answer=False)
+    await s.jobs("none-either")
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
 async def target_backup_mistakes(s):
     await target_backup(s)
     await s.do("bitmap", "block-dirty-bitmap-add", {"node": "disk", "name": "b"})
@@ -598,5 +623,5 @@ SCENARIOS = [
     transaction_of_bitmaps, transaction_mistakes, transaction_with_backup,
     nodes_life, nodes_of_images, nodes_mistakes, throttle_groups, exports_of_nodes,
     target_backup_to_the_end, target_backup_with_bitmaps, target_backup_of_what_is_overwritten,
-    target_backup_mistakes,
+    target_backup_in_a_transaction, target_backup_mistakes,
 ]
