@@ -21,12 +21,10 @@ extension Agent {
         guard top > 0 || arguments.backingFile == nil else {
             throw ControlError.generic("'backing-file' specified, but 'top' is the active layer")
         }
-        let policy = ErrorPolicy(arguments.onError)
-        let options = JobOptions(
-            id: arguments.jobID ?? volume.name, type: .commit, device: volume.name,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: speedBytes,
-            onSourceError: policy, onTargetError: policy)
+        var options = JobOptions(
+            .commit, arguments, device: volume.name, speedBytes: speedBytes,
+            onError: arguments.onError)
+        options.id = options.id ?? volume.name
         let request = CommitRequest(top: top, base: base, backingFile: arguments.backingFile)
         return StartedJob(jobID: try await chains.commit(options, request, of: volume).id)
     }

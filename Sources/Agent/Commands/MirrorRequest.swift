@@ -24,30 +24,15 @@ struct MirrorRequest {
     var job: JobOptions
 
     init(_ arguments: DriveMirror.Arguments) {
-        device = arguments.device
-        target = arguments.target
-        sync = arguments.sync
+        self.init(common: arguments)
         mode = NewImageMode(arguments.mode)
         format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
-        bitmap = arguments.bitmap
-        bitmapMode = arguments.bitmapMode
-        base = arguments.base
-        granularityBytes = arguments.granularity
-        bufferBytes = arguments.bufSize
         mayUnmap = arguments.unmap ?? true
-        isTargetZero = arguments.targetIsZero ?? false
-        copyMode = CopyMode(arguments.copyMode)
-        autoConverge = arguments.autoConverge ?? false
-        replaces = arguments.replaces
-        job = JobOptions(
-            id: arguments.jobID, type: .mirror, device: arguments.device,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
     }
 
-    init(_ arguments: BlockdevMirror.Arguments) {
+    init(_ arguments: BlockdevMirror.Arguments) { self.init(common: arguments) }
+
+    private init(common arguments: some MirrorArguments) {
         device = arguments.device
         target = arguments.target
         sync = arguments.sync
@@ -61,11 +46,8 @@ struct MirrorRequest {
         autoConverge = arguments.autoConverge ?? false
         replaces = arguments.replaces
         job = JobOptions(
-            id: arguments.jobID, type: .mirror, device: arguments.device,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
+            copying: .mirror, arguments, device: arguments.device,
+            speedBytes: arguments.speed ?? 0)
     }
 
     /// `images` are those that the volume is going to have when the mirror begins.

@@ -38,9 +38,7 @@ extension Agent {
             points = try await finder.points(repository: arguments.repository)
         }
         let job = VerifyJob(points: points.map { ($0.repository, $0.id) })
-        let options = JobOptions(
-            id: arguments.jobID, type: .verify, autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0)
+        let options = JobOptions(.verify, arguments, speedBytes: arguments.speed ?? 0)
         return try await start(options, job.run)
     }
 
@@ -71,11 +69,7 @@ extension Agent {
             stateDirectory: configuration.stateDirectory)
         let exportVolume = arguments.asVolume
         let options = JobOptions(
-            id: arguments.jobID, type: .restore, device: exportVolume,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
+            copying: .restore, arguments, device: exportVolume, speedBytes: arguments.speed ?? 0)
         let started = try await start(options) {
             (running) async throws(BlockError) in
             let result = try await job.run(running)
@@ -100,11 +94,7 @@ extension Agent {
         try await export(overlays.makeVolume(name, over: point))
         let job = try await overlays.stream(
             JobOptions(
-                id: arguments.jobID, type: .stream, device: name,
-                autoFinalize: arguments.autoFinalize ?? true,
-                autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-                onSourceError: ErrorPolicy(arguments.onSourceError),
-                onTargetError: ErrorPolicy(arguments.onTargetError)))
+                copying: .stream, arguments, device: name, speedBytes: arguments.speed ?? 0))
         return StartedJob(jobID: job.id)
     }
 

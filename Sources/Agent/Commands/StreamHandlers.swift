@@ -17,17 +17,15 @@ extension Agent {
                 "backing file specified, but streaming the entire chain")
         }
         guard !volume.isReadOnly else { throw ControlError.generic("Block node is read-only") }
-        let policy = ErrorPolicy(arguments.onError)
         let isVolume = arguments.device == volume.name
         guard arguments.jobID != nil || isVolume else {
             throw ControlError.generic("An explicit job ID is required for this node")
         }
-        let options = JobOptions(
-            id: arguments.jobID ?? (JobStore.isWellFormed(volume.name) ? volume.name : nil),
-            type: .stream, device: volume.name, autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true,
+        var options = JobOptions(
+            .stream, arguments, device: volume.name,
             speedBytes: try ControlError.checked(speed: arguments.speed),
-            onSourceError: policy, onTargetError: policy)
+            onError: arguments.onError)
+        options.id = options.id ?? (JobStore.isWellFormed(volume.name) ? volume.name : nil)
         let isIdle = arguments.priority != .normal
         if position == 0, base == nil, try await overlays.isOverlay(volume) {
             return StartedJob(jobID: try await overlays.stream(options, isIdle: isIdle).id)

@@ -117,38 +117,24 @@ struct TargetBackupRequest {
     var speed: Int64
     var job: JobOptions
 
-    init(_ arguments: BlockdevBackup.Arguments) {
-        device = arguments.device
-        target = arguments.target
-        sync = arguments.sync
-        bitmap = arguments.bitmap
-        bitmapMode = arguments.bitmapMode
-        isCompressed = arguments.compress ?? false
-        speed = arguments.speed ?? 0
-        job = JobOptions(
-            id: arguments.jobID ?? arguments.device, type: .backup, device: arguments.device,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
-    }
-
     init(_ arguments: DriveBackup.Arguments) {
-        device = arguments.device
-        target = arguments.target
-        sync = arguments.sync
+        self.init(common: arguments)
         mode = NewImageMode(arguments.mode)
         format = arguments.format.flatMap { Volumes.ImageFormat(rawValue: $0.rawValue) }
+    }
+
+    init(_ arguments: BlockdevBackup.Arguments) { self.init(common: arguments) }
+
+    private init(common arguments: some TargetBackupArguments) {
+        device = arguments.device
+        target = arguments.target
+        sync = arguments.sync
         bitmap = arguments.bitmap
         bitmapMode = arguments.bitmapMode
         isCompressed = arguments.compress ?? false
         speed = arguments.speed ?? 0
-        job = JobOptions(
-            id: arguments.jobID ?? arguments.device, type: .backup, device: arguments.device,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
+        job = JobOptions(copying: .backup, arguments, device: arguments.device, speedBytes: 0)
+        job.id = job.id ?? arguments.device
     }
 
     func jobOptions() throws -> JobOptions {

@@ -31,11 +31,8 @@ extension Agent {
         let level = arguments.level.flatMap { Jobs.BackupLevel(rawValue: $0.rawValue) } ?? .auto
         let targets = sources
         let options = JobOptions(
-            id: arguments.jobID, type: .backup, device: targets.count == 1 ? targets[0].name : nil,
-            autoFinalize: arguments.autoFinalize ?? true,
-            autoDismiss: arguments.autoDismiss ?? true, speedBytes: arguments.speed ?? 0,
-            onSourceError: ErrorPolicy(arguments.onSourceError),
-            onTargetError: ErrorPolicy(arguments.onTargetError))
+            copying: .backup, arguments, device: targets.count == 1 ? targets[0].name : nil,
+            speedBytes: arguments.speed ?? 0)
         let body = BackupBody(
             waitsWithPoints: isGrouped || !options.autoFinalize,
             open: { [self] () async throws(BlockError) in

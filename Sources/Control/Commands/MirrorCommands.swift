@@ -1,6 +1,23 @@
 // Mirrors. What QEMU's commands have under these names means what it means there; `incremental` and
 // `bitmap` with `bitmap` and `bitmap-mode`, `base`, and the mode `relative-paths` are more than QEMU has.
 
+/// What both commands that start a mirror ask for.
+package protocol MirrorArguments: CopyJobArguments {
+    var device: String { get }
+    var target: String { get }
+    var sync: MirrorSyncMode { get }
+    var bitmap: String? { get }
+    var bitmapMode: BitmapSyncMode? { get }
+    var base: String? { get }
+    var granularity: UInt64? { get }
+    var bufSize: UInt64? { get }
+    var targetIsZero: Bool? { get }
+    var copyMode: MirrorCopyMode? { get }
+    var autoConverge: Bool? { get }
+    var replaces: String? { get }
+    var speed: UInt64? { get }
+}
+
 /// Copies a volume to an image or an export, which is made for it or exists, and keeps that in step.
 package enum DriveMirror: ControlCommand {
     package typealias Result = StartedJob
@@ -8,7 +25,7 @@ package enum DriveMirror: ControlCommand {
     package static let name = "drive-mirror"
     package static let summary = "copy a volume to another image, and keep that in step"
 
-    package struct Arguments: Codable, Sendable {
+    package struct Arguments: MirrorArguments, Codable, Sendable {
         /// Absent: the volume's name.
         package var jobID: String?
         /// The volume.
@@ -82,7 +99,7 @@ package enum BlockdevMirror: ControlCommand {
     package static let name = "blockdev-mirror"
     package static let summary = "copy a volume to what exists already, and keep that in step"
 
-    package struct Arguments: Codable, Sendable {
+    package struct Arguments: MirrorArguments, Codable, Sendable {
         /// Absent: the volume's name.
         package var jobID: String?
         /// The volume.

@@ -1,6 +1,17 @@
 // QEMU's backups: the content of a volume at one instant, copied to an image instead of a repository.
 // Names and meanings are QEMU's; the bitmaps are those of volumes.
 
+/// What both commands that start such a backup ask for.
+package protocol TargetBackupArguments: CopyJobArguments {
+    var device: String { get }
+    var target: String { get }
+    var sync: BackupSyncMode { get }
+    var bitmap: String? { get }
+    var bitmapMode: BitmapSyncMode? { get }
+    var compress: Bool? { get }
+    var speed: Int64? { get }
+}
+
 /// Copies a volume, as it is at this instant, to a node or volume.
 package enum BlockdevBackup: ControlCommand {
     package typealias Result = StartedJob
@@ -8,7 +19,7 @@ package enum BlockdevBackup: ControlCommand {
     package static let name = "blockdev-backup"
     package static let summary = "copy a volume, as it is at this instant, to a node"
 
-    package struct Arguments: Codable, Sendable {
+    package struct Arguments: TargetBackupArguments, Codable, Sendable {
         /// Absent: the volume's name.
         package var jobID: String?
         /// The volume.
@@ -56,7 +67,7 @@ package enum DriveBackup: ControlCommand {
     package static let name = "drive-backup"
     package static let summary = "copy a volume, as it is at this instant, to an image"
 
-    package struct Arguments: Codable, Sendable {
+    package struct Arguments: TargetBackupArguments, Codable, Sendable {
         /// Absent: the volume's name.
         package var jobID: String?
         /// The volume.

@@ -3,54 +3,30 @@ import TestSupport
 
 /// A running `guest.py`, which writes to a volume and logs what it does.
 final class Guest {
-    private let process = Process()
-    private let input = Pipe()
+    private let client: ScriptedClient
     private let logPath: String
 
     init(uri: String, seed: UInt32, log: String) throws {
         logPath = log
         try Data().write(to: URL(fileURLWithPath: log))
-        let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("guest.py").path
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/python3")
-        process.arguments = [script, uri, "\(seed)", log]
-        process.standardInput = input
-        process.standardError = FileHandle.nullDevice
-        try process.run()
-        // It is at work once it has logged a request.
-        let deadline = Date(timeIntervalSinceNow: 20)
-        while try requests().requests.isEmpty {
-            guard process.isRunning, Date() < deadline else {
-                throw Tool.Failure(description: "the guest does not write")
-            }
-            usleep(10_000)
+        client = try ScriptedClient("guest.py", [uri, "\(seed)", log]) {
+            try !Self.requests(log).requests.isEmpty
         }
-    }
-
-    deinit {
-        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
     }
 
     /// Lets it finish what is in flight, and returns its log.
     func finish() throws -> GuestLog {
-        try input.fileHandleForWriting.close()
-        process.waitUntilExit()
-        guard process.terminationStatus == 0 else {
-            throw Tool.Failure(description: "the guest ended with \(process.terminationStatus)")
-        }
-        return try requests()
+        try client.finish()
+        return try Self.requests(logPath)
     }
 
     /// Waits until it has lost its server, and returns its log.
     func waitForLoss() throws -> GuestLog {
-        process.waitUntilExit()
-        guard process.terminationStatus == 3 else {
-            throw Tool.Failure(description: "the guest ended with \(process.terminationStatus)")
-        }
-        return try requests()
+        try client.wait(for: 3)
+        return try Self.requests(logPath)
     }
 
-    private func requests() throws -> GuestLog {
+    private static func requests(_ logPath: String) throws -> GuestLog {
         GuestLog(try String(contentsOfFile: logPath, encoding: .utf8))
     }
 }
