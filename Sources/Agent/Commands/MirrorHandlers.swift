@@ -93,6 +93,8 @@ extension Agent {
                 user: "job \(request.job.id ?? volume.name)", isPartial: options.sync != .full)
         {
             target = found
+        } else if request.mode == nil, !request.target.contains("/") {
+            throw ControlError.noSuchNode(request.target)
         } else {
             target = try await volumes.openTarget(
                 TargetSpecification(

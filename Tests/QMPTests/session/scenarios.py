@@ -616,6 +616,63 @@ async def target_backup_mistakes(s):
     await s.events("events")
 
 
+# Mirrors to nodes
+
+
+async def start_mirror(s, label, **more):
+    mirror = {"job-id": "job", "device": "disk", "target": "target", "sync": "full"}
+    await s.attempt(label, s.peer.execute("blockdev-mirror", mirror | more), keeps_answer=False)
+
+
+async def mirror_ended_with_a_copy(s):
+    await target_backup(s)
+    await start_mirror(s, "start", **{"auto-dismiss": False})
+    await s.until("job", "ready")
+    await s.jobs("ready")
+    await s.do("target-held", "blockdev-del", {"node-name": "target"})
+    await s.do("pause", "job-pause", {"id": "job"})
+    await s.until("job", "standby")
+    await s.do("resume", "job-resume", {"id": "job"})
+    await s.until("job", "ready")
+    await s.do("finalize", "job-finalize", {"id": "job"})
+    await s.do("dismiss-early", "job-dismiss", {"id": "job"})
+    await s.do("cancel", "block-job-cancel", {"device": "job"})
+    await s.until("job", "concluded")
+    await s.jobs("concluded")
+    await s.do("dismiss", "job-dismiss", {"id": "job"})
+    await s.events("events")
+    s.note("equal", s.peer.content("target.raw") == s.peer.content("disk.raw"))
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+async def mirror_given_up(s):
+    await target_backup(s)
+    await start_mirror(s, "start")
+    await s.until("job", "ready")
+    await s.do("force", "block-job-cancel", {"device": "job", "force": True})
+    await s.until("job", None)
+    await s.events("forced")
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+async def mirror_mistakes(s):
+    await target_backup(s)
+    for label, more in [
+        ("no-device", {"device": "none"}), ("no-target", {"target": "none"}),
+        ("itself", {"target": "disk"}), ("sync", {"sync": "some"}),
+        ("granularity-small", {"granularity": 256}), ("granularity-odd", {"granularity": 65537}),
+        ("granularity-large", {"granularity": 1 << 27}), ("speed", {"speed": -1}),
+        ("copy-mode", {"copy-mode": "eager"}), ("replaces", {"replaces": "none"}),
+        ("on-error", {"on-source-error": "some"}), ("job-id", {"job-id": "1x"}),
+        ("unknown", {"more": 1}),
+    ]:
+        await start_mirror(s, label, **more)
+        await s.until("job", None)
+    await s.do("no-sync", "blockdev-mirror", {"device": "disk", "target": "target"})
+    await s.jobs("none")
+    await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
 SCENARIOS = [
     protocol, bitmap_life, bitmap_mistakes, bitmap_states, bitmap_of_a_backup, no_jobs, backup_to_the_end, backup_kept,
     backup_finalized, backup_given_up_when_pending, backup_paused, backup_given_up,
@@ -624,4 +681,5 @@ SCENARIOS = [
     nodes_life, nodes_of_images, nodes_mistakes, throttle_groups, exports_of_nodes,
     target_backup_to_the_end, target_backup_with_bitmaps, target_backup_of_what_is_overwritten,
     target_backup_in_a_transaction, target_backup_mistakes,
+    mirror_ended_with_a_copy, mirror_given_up, mirror_mistakes,
 ]
