@@ -200,13 +200,13 @@ class Theirs:
 
 
 class Load:
-    """fio, writing at a rate."""
+    """fio at a rate, writing unless `rw` says otherwise."""
 
-    def __init__(self, uri, depth, seconds, rate=None):
-        self.seconds = seconds
+    def __init__(self, uri, depth, seconds, rate=None, rw="randwrite"):
+        self.seconds, self.side = seconds, rw.removeprefix("rand")
         self.due = rate * seconds if rate else 0
         self.process = subprocess.Popen(
-            ["fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k",
+            ["fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", "--bs=4k",
              f"--iodepth={depth}", f"--size={DISK_MIB}m", "--norandommap", "--time_based",
              f"--ramp_time={RAMP_SECONDS}", f"--runtime={seconds}", "--randrepeat=0",
              "--continue_on_error=write", "--output-format=json+"]
@@ -223,7 +223,7 @@ class Load:
     def result(self):
         output, _ = self.process.communicate()
         job = json.loads(output[output.index("{"):])["jobs"][0]
-        bins = {int(ns): count for ns, count in job["write"]["clat_ns"].get("bins", {}).items()}
+        bins = {int(ns): count for ns, count in job[self.side]["clat_ns"].get("bins", {}).items()}
         done = sum(bins.values())
         left = 0.99 * max(done, self.due)
         p99 = max(bins, default=self.seconds * 10**9)
@@ -232,7 +232,7 @@ class Load:
             if left <= 0:
                 p99 = latency
                 break
-        return {"iops": job["write"]["iops"], "p99_us": p99 / 1000,
+        return {"iops": job[self.side]["iops"], "p99_us": p99 / 1000,
                 "errors": job.get("total_err", 0) + (job["error"] != 0),
                 "percent": 100 * min(done / self.due, 1) if self.due else 100}
 

@@ -42,6 +42,13 @@ struct Agent: Sendable {
     /// What changes the images of volumes.
     var chains: ChainJobs { ChainJobs(volumes: volumes, jobs: jobs) }
 
+    /// What volumes do about what is below their top.
+    var backingModes: BackingModes {
+        BackingModes(
+            queue: queue, volumes: volumes, jobs: jobs, chains: chains, overlays: overlays,
+            log: log)
+    }
+
     /// Offers a volume to NBD clients under its own name, with all its bitmaps.
     func export(_ volume: Volume) async throws(BlockError) {
         try await exports.add(VolumeExport(volume, events: events, log: log))

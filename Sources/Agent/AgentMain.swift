@@ -54,6 +54,7 @@ package enum AgentMain {
         let streams = Task {
             await agent.revival.resume(interrupted)
             await agent.overlays.resume()
+            await agent.backingModes.resume()
         }
         var failure: (any Error)?
         do {

@@ -1,5 +1,6 @@
 import BlockCore
 import Control
+import Filters
 import Logging
 import NBDServer
 import Synchronization
@@ -11,6 +12,7 @@ final class VolumeExport: AgentExport {
     let name: String
     let description: String
     let isReadOnly: Bool
+    let device: any BlockDevice
     private let volume: Volume
     private let chosenBitmaps: [String]?
     private let connections = Atomic<Int>(0)
@@ -29,6 +31,7 @@ final class VolumeExport: AgentExport {
         bitmaps: [String]?, events: QMPEventHub, log: Logger
     ) {
         self.volume = volume
+        device = GuestVolume(volume)
         failures = GuestFailures(volumeName: volume.name, events: events, log: log)
         self.id = id
         self.name = name
@@ -39,7 +42,6 @@ final class VolumeExport: AgentExport {
 
     var nodeName: String { volume.name }
     var isPoint: Bool { false }
-    var device: any BlockDevice { volume }
     var connectionCount: Int { connections.load(ordering: .relaxed) }
 
     /// A bitmap that may miss writes is not offered: clients have no way to see that it does.

@@ -39,6 +39,7 @@ enum CatalogMigrations {
         }
         registerMirrors(in: &migrator)
         registerChains(in: &migrator)
+        registerBackingModes(in: &migrator)
         return migrator
     }
 

@@ -43,6 +43,13 @@ package final class CatalogTransaction: CatalogSnapshot {
             "change the volume \(id)")
     }
 
+    /// Says what a volume does about what is below its top.
+    package func setBackingMode(_ mode: BackingMode, volume id: Int64) throws(CatalogError) {
+        try executeOnOne(
+            "UPDATE volume SET backingMode = ? WHERE id = ?", [mode.rawValue, id],
+            "change the volume \(id)")
+    }
+
     /// Says that a volume is open since the start of the host that has the id `bootID`.
     package func setOpened(volume id: Int64, bootID: String?) throws(CatalogError) {
         try executeOnOne(

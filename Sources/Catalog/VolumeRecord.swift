@@ -25,12 +25,13 @@ package struct VolumeRecord: Hashable, Sendable {
     package var durability: Durability
     /// In which time between two starts of the host it was last opened; nil if it never was.
     package var bootID: String?
+    package var backingMode: BackingMode
 
     package init(
         id: Int64 = 0, uuid: UUID = UUID(), name: String, lengthBytes: UInt64,
         createdAt: Date = Date(), isCleanlyClosed: Bool = true, regionBytes: UInt64,
         heartbeatAt: Date? = nil, lineageUUID: UUID? = nil, durability: Durability = .power,
-        bootID: String? = nil
+        bootID: String? = nil, backingMode: BackingMode = .cow
     ) {
         self.id = id
         self.uuid = uuid
@@ -43,6 +44,7 @@ package struct VolumeRecord: Hashable, Sendable {
         self.lineageUUID = lineageUUID
         self.durability = durability
         self.bootID = bootID
+        self.backingMode = backingMode
     }
 }
 
@@ -54,8 +56,9 @@ extension VolumeRecord: CatalogRow {
             isCleanlyClosed: row["isCleanlyClosed"], regionBytes: row["regionBytes"],
             heartbeatAt: row.dateIfPresent("heartbeatAt"),
             lineageUUID: (row["lineageUUID"] as String?).flatMap(UUID.init(uuidString:)),
-            // The column is checked to hold one of the two.
+            // The columns are checked to hold one of the cases.
             durability: Durability(rawValue: row["durability"]) ?? .process,
-            bootID: row["bootID"])
+            bootID: row["bootID"],
+            backingMode: BackingMode(rawValue: row["backingMode"]) ?? .cow)
     }
 }

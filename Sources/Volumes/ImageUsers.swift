@@ -68,7 +68,7 @@ extension Volume {
             if let chainUser { return chainUser }
             try imageUsers.withLock { (users) throws(BlockError) in
                 for path in paths {
-                    if let user = users[path] { throw Self.isBusy(path, user) }
+                    if let user = users[path] { throw isBusy(path, user) }
                 }
                 users.add(ImageUsers.User(claim: claim, type: type), to: paths)
             }
@@ -81,14 +81,14 @@ extension Volume {
     /// Throws if a job works on the top image; with the chain claimed, so that none begins to.
     func checkTopIsFree() throws(BlockError) {
         let top = chain.nodes[0].path
-        if let user = imageUsers.withLock({ $0[top] }) { throw Self.isBusy(top, user) }
+        if let user = imageUsers.withLock({ $0[top] }) { throw isBusy(top, user) }
     }
 
     /// Throws if a job works on an image that the volume is to have no more, unless that job has
     /// claimed it as `claim`; with the chain claimed, so that none begins to.
     func checkImagesMayGo(but kept: [String] = [], for claim: String? = nil) throws(BlockError) {
         if let (path, user) = imageUsers.withLock({ $0.other(than: claim, except: kept) }) {
-            throw Self.isBusy(path, user)
+            throw isBusy(path, user)
         }
     }
 
@@ -97,10 +97,12 @@ extension Volume {
         imageUsers.withLock { $0.other() }.map { "a \($0.user.type)" }
     }
 
-    private static func isBusy(_ path: String, _ user: ImageUsers.User) -> BlockError {
-        BlockError(
+    /// The top goes by the volume's name.
+    private func isBusy(_ path: String, _ user: ImageUsers.User) -> BlockError {
+        let node = path == imagePaths.first ? name : path
+        return BlockError(
             .busy, "use the image", on: path,
-            detail: "Node '\(path)' is busy: block device is in use by block job: \(user.type)")
+            detail: "Node '\(node)' is busy: block device is in use by block job: \(user.type)")
     }
 
     /// `claimChain` for a job, which waits for others that are at this moment.

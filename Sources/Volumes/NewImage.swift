@@ -43,7 +43,11 @@ struct NewImage: Sendable {
             }
         } catch {
             try? await withdraw()
-            throw error
+            guard error.place == temporary else { throw error }
+            // The name that the user knows.
+            var failure = error
+            failure.place = path
+            throw failure
         }
     }
 

@@ -53,6 +53,11 @@ extension Volume {
         }
     }
 
+    /// The same for a name that may be the volume's own, which is its top.
+    package func position(ofNode name: String) -> Int? {
+        name == self.name ? 0 : position(ofImage: name)
+    }
+
     /// The chain that begins with the image at `path`, which the volume may have as its own.
     func chain(from path: String) -> ImageChain? {
         let nodes = Array(using { $0.nodes }.drop { $0.path != path })

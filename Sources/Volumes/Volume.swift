@@ -33,6 +33,8 @@ package final class Volume: BlockDevice {
     let imageUsers = Mutex(ImageUsers())
     /// Whether it is the target of a mirror.
     let isTarget = Atomic(false)
+    /// Whether what guests read is stored in the top.
+    let isCopyOnRead: Atomic<Bool>
     /// Why the bitmaps that there were at the start could not be trusted; nil if they could.
     package let doubt: String?
     /// What its guests feel.
@@ -71,6 +73,7 @@ package final class Volume: BlockDevice {
         length = Atomic(record.lengthBytes)
         images = Switchable(chain)
         isReadOnly = chain.top.isReadOnly
+        isCopyOnRead = Atomic(record.backingMode == .cor)
         self.doubt = doubt
         self.queue = queue
         log = ActivityLog(

@@ -74,6 +74,6 @@ struct CommandLineTests {
                 discussion.contains("Example") && discussion.contains("  tidemark ")
                     || discussion.contains("$(tidemark "), "\(name)")
         }
-        #expect(count == 60)
+        #expect(count == 61)
     }
 }

@@ -71,6 +71,42 @@ import Testing
         #expect(try await !keepsWhatIsNewer())
     }
 
+    /// Guests' reads are stored while others write and snapshots are made.
+    @Test func whatIsReadNeverOverwritesWhatIsNewer() async throws {
+        var random = Seed.generator("copy on read")
+        let fixture = try OverlayFixture()
+        let queue = CatalogQueue(catalog: try Catalog(directory: fixture.directory.path))
+        let store = VolumeStore(queue: queue, stateDirectory: fixture.directory.path)
+        let volume = try await store.create(
+            VolumeSpecification(
+                name: "disk", lengthBytes: UInt64(fixture.base.count), format: .qcow2,
+                path: fixture.overlayPath, backing: (fixture.basePath, .qcow2)))
+        var expected = fixture.base
+        for round in 0..<60 {
+            let piece = fixture.pieces.randomElement(using: &random) ?? fixture.pieces[0]
+            let count = Int.random(in: 1...min(9_000, Int(piece.lengthBytes)), using: &random)
+            let offset =
+                Int(piece.offset)
+                + Int.random(in: 0...Int(piece.lengthBytes) - count, using: &random)
+            let bytes = random.bytes(count)
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for _ in 0..<3 { group.addTask { try await volume.storeBacking(of: piece) } }
+                group.addTask { try await volume.write(bytes, at: UInt64(offset)) }
+                if round % 10 == 9 {
+                    let path = fixture.directory.path("snapshot\(round)")
+                    group.addTask { try await store.snapshot("disk", to: path) }
+                }
+                try await group.waitForAll()
+            }
+            expected.replaceSubrange(offset..<offset + count, with: bytes)
+            #expect(try await volume.contents().firstDifference(from: expected) == nil)
+        }
+        for piece in fixture.pieces { try await volume.storeBacking(of: piece) }
+        let extents = try await volume.allExtents(in: volume.wholeRange)
+        #expect(extents.allSatisfy { $0.depth == 0 || $0.isZero })
+        try await volume.close()
+    }
+
     /// Reads go on while the backing image is taken away.
     @Test func readsUnderWayAreWaitedFor() async throws {
         let fixture = try OverlayFixture()

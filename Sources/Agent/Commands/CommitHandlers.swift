@@ -15,8 +15,8 @@ extension Agent {
         guard let volume = await volumes.volumes().first(where: { $0.name == name }) else {
             throw ControlError(.deviceNotFound, "Device '\(name)' not found")
         }
-        let top = try arguments.topPosition(in: volume)
-        let base = try arguments.basePosition(below: top, in: volume)
+        let top = try await topPosition(arguments, in: volume)
+        let base = try await basePosition(arguments, below: top, in: volume)
         guard base != top else { throw ControlError.generic("cannot commit an image into itself") }
         guard top > 0 || arguments.backingFile == nil else {
             throw ControlError.generic("'backing-file' specified, but 'top' is the active layer")
@@ -28,40 +28,39 @@ extension Agent {
         let request = CommitRequest(top: top, base: base, backingFile: arguments.backingFile)
         return StartedJob(jobID: try await chains.commit(options, request, of: volume).id)
     }
-}
 
-extension BlockCommit.Arguments {
-    fileprivate func topPosition(in volume: Volume) throws -> Int {
-        guard top == nil || topNode == nil else {
+    private func topPosition(
+        _ arguments: BlockCommit.Arguments, in volume: Volume
+    ) async throws -> Int {
+        guard arguments.top == nil || arguments.topNode == nil else {
             throw ControlError.generic("'top-node' and 'top' are mutually exclusive")
         }
-        if let topNode {
-            guard let found = volume.position(ofImage: topNode) else {
-                throw ControlError.noSuchNode(named: topNode)
+        if let topNode = arguments.topNode {
+            guard let found = try await position(ofNode: topNode, in: volume) else {
+                throw ControlError.generic("'\(topNode)' is not in this backing file chain")
             }
             return found
         }
-        guard let top else { return 0 }
+        guard let top = arguments.top else { return 0 }
         guard let found = volume.position(ofImage: top) else {
             throw ControlError.generic("Top image file \(top) not found")
         }
         return found
     }
 
-    fileprivate func basePosition(below top: Int, in volume: Volume) throws -> Int {
-        guard base == nil || baseNode == nil else {
+    private func basePosition(
+        _ arguments: BlockCommit.Arguments, below top: Int, in volume: Volume
+    ) async throws -> Int {
+        guard arguments.base == nil || arguments.baseNode == nil else {
             throw ControlError.generic("'base-node' and 'base' are mutually exclusive")
         }
-        if let baseNode {
-            guard let found = volume.position(ofImage: baseNode) else {
-                throw ControlError.noSuchNode(named: baseNode)
-            }
-            guard found >= top else {
+        if let baseNode = arguments.baseNode {
+            guard let found = try await position(ofNode: baseNode, in: volume), found >= top else {
                 throw ControlError.generic("'\(baseNode)' is not in this backing file chain")
             }
             return found
         }
-        guard let base else { return volume.imagePaths.count - 1 }
+        guard let base = arguments.base else { return volume.imagePaths.count - 1 }
         guard let found = volume.position(ofImage: base), found > top else {
             throw ControlError.generic("Can't find '\(base)' in the backing chain")
         }

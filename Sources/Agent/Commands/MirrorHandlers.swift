@@ -1,6 +1,7 @@
 import BlockCore
 import Control
 import Jobs
+import Nodes
 import Volumes
 
 extension Agent {
@@ -36,6 +37,12 @@ extension Agent {
         }
         guard arguments.format ?? .qcow2 == .qcow2 else {
             throw ControlError.generic("an overlay has the format qcow2")
+        }
+        if arguments.device == nil, (try? await nodes.find(name)) == nil {
+            throw ControlError.noSuchNode(named: name)
+        }
+        if let overlay = arguments.snapshotNodeName, (try? await nodes.find(overlay)) != nil {
+            throw ControlError.generic("New overlay node-name already in use")
         }
         return try await volumes.prepareSnapshot(
             name, to: arguments.snapshotFile, mode: NewImageMode(arguments.mode))

@@ -58,6 +58,9 @@ extension Agent {
     private func snapshot(_ arguments: BlockdevSnapshot.Arguments) async throws {
         let volume = try await volumes.volume(arguments.node)
         guard let overlay = await nodes.node(arguments.overlay) else {
+            if (try? await nodes.find(arguments.overlay)) != nil {
+                throw ControlError.generic("The overlay is already in use")
+            }
             throw ControlError.noSuchNode(arguments.overlay)
         }
         guard case .qcow2(_, .nothing) = overlay.options.driver, let images = overlay.images else {

@@ -1,5 +1,7 @@
+import BlockCore
 import Control
 import Jobs
+import Nodes
 import Volumes
 
 extension Agent {
@@ -11,7 +13,7 @@ extension Agent {
 
     private func stream(_ arguments: BlockStream.Arguments) async throws -> StartedJob {
         let (volume, position) = try await image(arguments.device)
-        let base = try arguments.basePosition(below: position, of: volume)
+        let base = try await basePosition(arguments, below: position, of: volume)
         guard base != nil || arguments.backingFile == nil else {
             throw ControlError.generic(
                 "backing file specified, but streaming the entire chain")
@@ -50,11 +52,22 @@ extension Agent {
         // One that is not open says why.
         return (try await volumes.volume(name), 0)
     }
-}
 
-extension BlockStream.Arguments {
+    /// The position of the image that `name` means in the chain of a volume; nil if that is another
+    /// volume or a node. Throws if it is nothing at all.
+    func position(ofNode name: String, in volume: Volume) async throws -> Int? {
+        if let position = volume.position(ofNode: name) { return position }
+        do throws(BlockError) { _ = try await nodes.find(name) } catch {
+            throw ControlError.noSuchNode(named: name)
+        }
+        return nil
+    }
+
     /// The position of the image that stays the backing; nil if none does.
-    fileprivate func basePosition(below position: Int, of volume: Volume) throws -> Int? {
+    private func basePosition(
+        _ arguments: BlockStream.Arguments, below position: Int, of volume: Volume
+    ) async throws -> Int? {
+        let (base, baseNode, bottom) = (arguments.base, arguments.baseNode, arguments.bottom)
         for (one, other, names) in [
             (base, baseNode, "'base' and 'base-node'"), (base, bottom, "'base' and 'bottom'"),
             (baseNode, bottom, "'bottom' and 'base-node'"),
@@ -68,22 +81,20 @@ extension BlockStream.Arguments {
             return found
         }
         if let baseNode {
-            guard let found = volume.position(ofImage: baseNode) else {
-                throw ControlError.noSuchNode(named: baseNode)
-            }
-            guard found > position else {
+            guard let found = try await self.position(ofNode: baseNode, in: volume),
+                found > position
+            else {
                 throw ControlError.generic(
-                    "Node '\(baseNode)' is not a backing image of '\(device)'")
+                    "Node '\(baseNode)' is not a backing image of '\(arguments.device)'")
             }
             return found
         }
         if let bottom {
-            guard let found = volume.position(ofImage: bottom) else {
-                throw ControlError.noSuchNode(named: bottom)
-            }
-            guard found >= position else {
+            guard let found = try await self.position(ofNode: bottom, in: volume),
+                found >= position
+            else {
                 throw ControlError.generic(
-                    "Node '\(bottom)' is not in a chain starting from '\(device)'")
+                    "Node '\(bottom)' is not in a chain starting from '\(arguments.device)'")
             }
             return found + 1 < volume.imagePaths.count ? found + 1 : nil
         }

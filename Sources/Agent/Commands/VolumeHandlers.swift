@@ -12,6 +12,7 @@ extension Agent {
             try await nodes.checkIsFree(arguments.name)
             let volume = try await volumes.create(try await specification(arguments))
             try await export(volume)
+            try await setBackingMode(arguments.backingMode, of: volume)
             return Nothing()
         }
         table.on(VolumeImport.self) { arguments in
@@ -23,7 +24,13 @@ extension Agent {
                 reach: arguments.allowOutside == true ? .anywhere : .ownFolder,
                 durability: Durability(arguments.durability))
             try await export(volume)
+            try await setBackingMode(arguments.backingMode, of: volume)
             return VolumeImport.Result(warning: warning)
+        }
+        table.on(VolumeSet.self) { arguments in
+            let volume = try await volumes.volume(arguments.name)
+            try await setBackingMode(arguments.backingMode, of: volume)
+            return Nothing()
         }
         table.on(VolumeRemove.self) { arguments in
             try await remove(arguments)
@@ -41,6 +48,13 @@ extension Agent {
             }
             return [info]
         }
+    }
+
+    private func setBackingMode(
+        _ mode: VolumeBackingMode?, of volume: Volume
+    ) async throws(BlockError) {
+        guard let mode else { return }
+        try await backingModes.set(BackingMode(mode), of: volume)
     }
 
     private func specification(
@@ -169,7 +183,8 @@ extension Agent {
                 state: volume == nil ? "unavailable" : "open",
                 reason: failure?.reason.description,
                 connections: exports.reduce(0) { $0 + $1.connectionCount },
-                durability: record.durability.rawValue)
+                durability: record.durability.rawValue,
+                backingMode: record.backingMode.rawValue)
         }
     }
 }
@@ -179,6 +194,16 @@ extension Durability {
         switch argument ?? .power {
         case .power: self = .power
         case .process: self = .process
+        }
+    }
+}
+
+extension BackingMode {
+    fileprivate init(_ argument: VolumeBackingMode) {
+        switch argument {
+        case .cow: self = .cow
+        case .cor: self = .cor
+        case .stream: self = .stream
         }
     }
 }

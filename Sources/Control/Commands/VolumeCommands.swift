@@ -23,11 +23,14 @@ package enum VolumeCreate: ControlCommand {
         package var direct: Bool?
         /// What the bitmaps have to survive. Absent: power.
         package var durability: VolumeDurability?
+        /// What is done about what the image has only in its backing. Absent: cow.
+        package var backingMode: VolumeBackingMode?
 
         package init(
             name: String, size: UInt64? = nil, format: ImageFormat? = nil, path: String? = nil,
             backing: String? = nil, backingFormat: ImageFormat? = nil, allowOutside: Bool? = nil,
-            direct: Bool? = nil, durability: VolumeDurability? = nil
+            direct: Bool? = nil, durability: VolumeDurability? = nil,
+            backingMode: VolumeBackingMode? = nil
         ) {
             self.name = name
             self.size = size
@@ -38,10 +41,12 @@ package enum VolumeCreate: ControlCommand {
             self.allowOutside = allowOutside
             self.direct = direct
             self.durability = durability
+            self.backingMode = backingMode
         }
 
         private enum CodingKeys: String, CodingKey {
             case name, size, format, path, backing, direct, durability
+            case backingMode = "backing-mode"
             case backingFormat = "backing-format"
             case allowOutside = "allow-outside"
         }
@@ -64,10 +69,13 @@ package enum VolumeImport: ControlCommand {
         package var direct: Bool?
         /// What the bitmaps have to survive. Absent: power.
         package var durability: VolumeDurability?
+        /// What is done about what the image has only in its backing. Absent: cow.
+        package var backingMode: VolumeBackingMode?
 
         package init(
             name: String, file: String, format: ImageFormat? = nil, allowOutside: Bool? = nil,
-            direct: Bool? = nil, durability: VolumeDurability? = nil
+            direct: Bool? = nil, durability: VolumeDurability? = nil,
+            backingMode: VolumeBackingMode? = nil
         ) {
             self.name = name
             self.file = file
@@ -75,10 +83,12 @@ package enum VolumeImport: ControlCommand {
             self.allowOutside = allowOutside
             self.direct = direct
             self.durability = durability
+            self.backingMode = backingMode
         }
 
         private enum CodingKeys: String, CodingKey {
-            case name, file, format, direct
+            case name, file, format, direct, durability
+            case backingMode = "backing-mode"
             case allowOutside = "allow-outside"
         }
     }
@@ -88,6 +98,30 @@ package enum VolumeImport: ControlCommand {
         package var warning: String?
 
         package init(warning: String? = nil) { self.warning = warning }
+    }
+}
+
+/// Changes what a volume does.
+package enum VolumeSet: ControlCommand {
+    package typealias Result = Nothing
+
+    package static let name = "volume-set"
+    package static let summary = "change what a volume does"
+
+    package struct Arguments: Codable, Sendable {
+        package var name: String
+        /// What is done about what its top has only in the images below. Absent: as it is.
+        package var backingMode: VolumeBackingMode?
+
+        package init(name: String, backingMode: VolumeBackingMode? = nil) {
+            self.name = name
+            self.backingMode = backingMode
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case name
+            case backingMode = "backing-mode"
+        }
     }
 }
 
@@ -176,4 +210,14 @@ package enum VolumeDurability: String, Codable, Sendable, CaseIterable {
     case power
     /// The end of the agent in any way. After the host went down they are not trusted.
     case process
+}
+
+/// What a volume does about what it has only in images below its top.
+package enum VolumeBackingMode: String, Codable, Sendable, CaseIterable {
+    /// Reads it there each time.
+    case cow
+    /// Stores in the top what guests read.
+    case cor
+    /// Copies all of it into the top, at idle priority, and is `cow` when that is done.
+    case stream
 }

@@ -22,11 +22,14 @@ package struct VolumeInfo: Codable, Sendable {
     package var connections: Int
     /// What its bitmaps survive: "power" or "process".
     package var durability: String
+    /// What is done about what only images below the top hold: "cow", "cor" or "stream".
+    package var backingMode: String
 
     package init(
         name: String, uuid: String, size: UInt64, format: String, path: String,
         nodes: [NodeInfo], bitmaps: [BitmapInfo], exported: Bool, uri: String, state: String,
-        reason: String? = nil, connections: Int, durability: String = "power"
+        reason: String? = nil, connections: Int, durability: String = "power",
+        backingMode: String = "cow"
     ) {
         self.name = name
         self.uuid = uuid
@@ -41,6 +44,13 @@ package struct VolumeInfo: Codable, Sendable {
         self.reason = reason
         self.connections = connections
         self.durability = durability
+        self.backingMode = backingMode
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case name, uuid, size, format, path, nodes, bitmaps, exported, uri, state, reason
+        case connections, durability
+        case backingMode = "backing-mode"
     }
 }
 

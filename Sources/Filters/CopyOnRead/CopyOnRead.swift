@@ -8,8 +8,8 @@ import Volumes
 //   write   hold the units that it touches · write · release
 //
 // So no copy lands on a newer write that came through this filter. What comes past it does not go
-// unordered either: of a volume, which guests write through an export of its own, the filter stores
-// with the volume's own rule (`ChainSegment.populate`), and a node has one owner.
+// unordered either: a volume, which guests write through an export of its own, stores by its own
+// rule (`Volume.storeBacking`), and a node has one owner.
 
 /// A filter that stores in its child what reads found only below it.
 package final class CopyOnRead: BlockFilter {
@@ -97,7 +97,7 @@ package final class CopyOnRead: BlockFilter {
     }
 
     private func store(_ range: ByteRange) async throws(BlockError) {
-        let volume = child as? Volume
+        if let volume = child as? Volume { return try await volume.storeBacking(of: range) }
         for missing in try await missing(in: range) {
             for offset in stride(
                 from: missing.offset, to: missing.end, by: Int(pieceBytes))
@@ -106,12 +106,7 @@ package final class CopyOnRead: BlockFilter {
                 let content = BufferPool.shared.take(Int(piece.lengthBytes))
                     .prefix(Int(piece.lengthBytes))
                 try await child.read(at: piece.offset, into: content)
-                if let volume {
-                    _ = try await ChainSegment(of: volume, below: 0, above: nil)
-                        .populate(piece, from: content)
-                } else {
-                    try await child.write(at: piece.offset, from: content)
-                }
+                try await child.write(at: piece.offset, from: content)
             }
         }
     }

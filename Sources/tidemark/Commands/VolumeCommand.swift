@@ -12,6 +12,6 @@ struct VolumeCommand: AsyncParsableCommand {
         subcommands: [
             VolumeCreateCommand.self, VolumeImportCommand.self, VolumeListCommand.self,
             VolumeShowCommand.self, VolumeURICommand.self, VolumeResizeCommand.self,
-            VolumeSnapshotCommand.self, VolumeRemoveCommand.self,
+            VolumeSnapshotCommand.self, VolumeSetCommand.self, VolumeRemoveCommand.self,
         ])
 }

@@ -45,6 +45,9 @@ struct VolumeCreateCommand: ClientCommand {
     @Option(help: "What its bitmaps survive: a power loss, or only the end of the agent.")
     var durability = VolumeDurability.power
 
+    @Option(help: "What to do about what only the files behind the image hold.")
+    var backingMode: VolumeBackingMode?
+
     func run(_ agent: AgentSession) async throws {
         _ = try await agent.execute(
             VolumeCreate.self,
@@ -52,7 +55,8 @@ struct VolumeCreateCommand: ClientCommand {
                 name: name, size: size?.bytes, format: format,
                 path: path.map { HostPath.absolute($0) },
                 backing: backing.map { HostPath.absolute($0) }, backingFormat: backingFormat,
-                allowOutside: allowOutside, direct: direct, durability: durability))
+                allowOutside: allowOutside, direct: direct, durability: durability,
+                backingMode: backingMode))
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {
             "\(name): \(ByteSize.text(volume.size)), \(volume.uri)"

@@ -39,12 +39,16 @@ struct VolumeImportCommand: ClientCommand {
     @Option(help: "What its bitmaps survive: a power loss, or only the end of the agent.")
     var durability = VolumeDurability.power
 
+    @Option(help: "What to do about what only the files behind the image hold.")
+    var backingMode: VolumeBackingMode?
+
     func run(_ agent: AgentSession) async throws {
         let imported = try await agent.execute(
             VolumeImport.self,
             .init(
                 name: name, file: HostPath.absolute(file), format: format,
-                allowOutside: allowOutside, direct: direct, durability: durability))
+                allowOutside: allowOutside, direct: direct, durability: durability,
+                backingMode: backingMode))
         if let warning = imported.warning { agent.console.warn(warning) }
         let volume = try await agent.volume(name)
         try agent.console.result(volume) {

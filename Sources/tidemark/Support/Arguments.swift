@@ -5,6 +5,7 @@ import Control
 
 extension ImageFormat: ExpressibleByArgument {}
 extension VolumeDurability: ExpressibleByArgument {}
+extension VolumeBackingMode: ExpressibleByArgument {}
 extension BackupLevel: ExpressibleByArgument {}
 extension BackupCompression: ExpressibleByArgument {}
 extension DigestAlgorithm: ExpressibleByArgument {}

@@ -11,6 +11,7 @@ enum VolumeText {
             "state    \(volume.state)\(volume.reason.map { ": \($0)" } ?? "")",
             "clients  \(volume.connections)",
             "bitmaps  survive \(volume.durability == "power" ? "a power loss" : "the agent's end")",
+            "backing  \(volume.backingMode)",
             "uri      \(volume.exported ? volume.uri : "(not exported)")",
         ]
         lines += chain(volume)

@@ -1,6 +1,8 @@
 """The two programs that the session is held with, each as the same few things to do."""
 
 import asyncio
+import hashlib
+import json
 import os
 import subprocess
 
@@ -35,6 +37,31 @@ class Peer:
             command += ["-b", backing, "-F", "qcow2"]
         subprocess.run(command + [self.path(name), str(DISK_BYTES)], check=True)
         return self.path(name)
+
+    def make_chain(self):
+        """A base, an image over it and a top, each with something of its own. Their paths."""
+        paths = []
+        for number, commands in enumerate([
+            ["write -P 1 0 6M"], ["write -P 2 2M 4M", "write -z 3M 64k"], ["write -P 3 5M 100k"],
+        ]):
+            paths.append(self.make_image(f"chain{number}", backing=paths[-1] if paths else None))
+            subprocess.run(
+                ["qemu-io", "-f", "qcow2"] + [word for c in commands for word in ("-c", c)]
+                + [paths[-1]], check=True, stdout=subprocess.DEVNULL)
+        return paths
+
+    def look(self, name):
+        """The files of an image's chain, and a digest of what it shows."""
+        flat = self.path("flat")
+        path = self.path(name)
+        subprocess.run(
+            ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, flat], check=True)
+        info = json.loads(subprocess.run(
+            ["qemu-img", "info", "-U", "--backing-chain", "--output=json", path],
+            check=True, stdout=subprocess.PIPE).stdout)
+        return {
+            "files": [os.path.basename(image["filename"]) for image in info],
+            "digest": hashlib.sha256(self.content("flat")).hexdigest()}
 
     def content(self, name):
         with open(self.path(name), "rb") as file:
@@ -104,6 +131,15 @@ class Agent(Peer):
             "volume-import", {"name": "other", "file": self.path("other.raw"), "format": "raw"})
         await self.execute("repository-init", {"name": "vault", "location": self.path("vault")})
 
+    async def add_chain(self):
+        """A chain of three images as `chain`, each to be named by its path."""
+        paths = self.make_chain()
+        await self.execute(
+            "volume-import", {"name": "chain", "file": paths[-1], "format": "qcow2"})
+
+    async def remove_chain(self):
+        await self.execute("volume-remove", {"name": "chain"})
+
     async def backup(self, options):
         """The command and the arguments that back the disk up."""
         arguments = {"volumes": ["disk"], "repository": "vault", "level": "full"}
@@ -154,6 +190,17 @@ class StorageDaemon(Peer):
             "driver": "raw", "node-name": node,
             "file": {"driver": "file", "filename": path},
         })
+
+    async def add_chain(self):
+        paths = self.make_chain()
+        await self.execute("blockdev-add", {
+            "driver": "qcow2", "node-name": "chain",
+            "file": {"driver": "file", "filename": paths[-1]},
+        })
+
+    async def remove_chain(self):
+        # A snapshot that nothing uses has gone by itself.
+        await self.execute("blockdev-del", {"node-name": "chain"})
 
     async def backup(self, options):
         self.targets += 1

@@ -670,7 +670,172 @@ async def mirror_mistakes(s):
         await s.until("job", None)
     await s.do("no-sync", "blockdev-mirror", {"device": "disk", "target": "target"})
     await s.jobs("none")
+    await s.events("events")
     await s.do("remove", "blockdev-del", {"node-name": "target"})
+
+
+# Streams and commits
+
+
+async def start_chain_job(s, label, command, **more):
+    arguments = {"job-id": "job", "device": "chain", "auto-dismiss": False}
+    await s.attempt(label, s.peer.execute(command, arguments | more), keeps_answer=False)
+
+
+async def end_chain_job(s, label, image="chain2"):
+    """Waits for the end of a job, and looks at what it has left."""
+    await s.until("job", "concluded")
+    await s.jobs(f"{label}.concluded")
+    await s.do(f"{label}.dismiss", "job-dismiss", {"id": "job"})
+    await s.events(f"{label}.events")
+    await s.peer.remove_chain()
+    s.note(f"{label}.left", s.peer.look(image))
+
+
+async def streams_to_the_end(s):
+    for label, more in [
+        ("whole", {}), ("base", {"base": "chain0"}), ("nothing", {"base": "chain1"}),
+        ("named", {"base": "chain0", "backing-file": "chain0"}),
+        ("policy", {"on-error": "stop"}), ("speed", {"speed": 1 << 30}),
+        ("unfinished", {"auto-finalize": False}),
+    ]:
+        await s.peer.add_chain()
+        if "base" in more:
+            more["base"] = s.peer.path(more["base"])
+        if "backing-file" in more:
+            more["backing-file"] = s.peer.path(more["backing-file"])
+        await start_chain_job(s, f"{label}.start", "block-stream", **more)
+        if label == "unfinished":
+            await s.until("job", "pending")
+            await s.jobs(f"{label}.pending")
+            await s.do(f"{label}.finalize", "job-finalize", {"id": "job"})
+        await end_chain_job(s, label)
+
+
+async def stream_paused_and_given_up(s):
+    await s.peer.add_chain()
+    await start_chain_job(s, "start", "block-stream", speed=SLOW)
+    await s.until("job", "running")
+    await s.jobs("running")
+    await s.events("begun")
+    await s.do("pause", "job-pause", {"id": "job"})
+    await s.until("job", "paused")
+    await s.jobs("paused")
+    await s.do("resume", "job-resume", {"id": "job"})
+    await s.until("job", "running")
+    await s.do("complete", "block-job-complete", {"device": "job"})
+    await s.do("second", "block-stream", {"job-id": "other", "device": "chain"})
+    await s.do("cancel", "block-job-cancel", {"device": "job"})
+    await end_chain_job(s, "end")
+
+
+async def stream_mistakes(s):
+    await s.peer.add_chain()
+    base = s.peer.path("chain0")
+    for label, more in [
+        ("no-device", {"device": "none"}), ("no-base", {"base": "none"}),
+        ("no-base-node", {"base-node": "none"}), ("no-bottom", {"bottom": "none"}),
+        ("both", {"base": base, "bottom": "none"}), ("twice", {"base": base, "base-node": "x"}),
+        ("itself", {"base-node": "chain"}), ("bottom", {"bottom": "disk"}),
+        ("speed", {"speed": -1}), ("name-alone", {"backing-file": base}), ("on-error", {"on-error": "some"}),
+        ("job-id", {"job-id": "1x"}), ("unknown", {"more": 1}), ("number", {"base": 5}),
+    ]:
+        await start_chain_job(s, label, "block-stream", **more)
+        await s.until("job", None)
+    await s.do("absent", "block-stream", {})
+    await s.jobs("none")
+    await s.events("events")
+    await s.peer.remove_chain()
+
+
+async def commits_to_the_end(s):
+    for label, more in [
+        ("middle", {"top": "chain1"}), ("middle-named", {"top": "chain1", "base": "chain0"}),
+        ("top", {}), ("top-into-middle", {"base": "chain1"}),
+        ("top-named", {"top": "chain2", "base": "chain0"}),
+    ]:
+        await s.peer.add_chain()
+        more = {key: s.peer.path(name) for key, name in more.items()}
+        await start_chain_job(s, f"{label}.start", "block-commit", **more)
+        if label.startswith("top"):
+            await s.until("job", "ready")
+            await s.jobs(f"{label}.ready")
+            await s.do(f"{label}.complete", "job-complete", {"id": "job"})
+        image = {"top": "chain0", "top-into-middle": "chain1", "top-named": "chain0"}
+        await end_chain_job(s, label, image.get(label, "chain2"))
+
+
+async def commit_given_up(s):
+    for label, arguments in [("cancel", {}), ("force", {"force": True})]:
+        await s.peer.add_chain()
+        await start_chain_job(s, f"{label}.start", "block-commit")
+        await s.until("job", "ready")
+        await s.do(f"{label}.early", "job-dismiss", {"id": "job"})
+        await s.do(f"{label}.cancel", "block-job-cancel", {"device": "job"} | arguments)
+        await end_chain_job(s, label)
+
+
+async def commit_mistakes(s):
+    await s.peer.add_chain()
+    base, middle, top = (s.peer.path(f"chain{number}") for number in range(3))
+    for label, more in [
+        ("no-device", {"device": "none"}), ("no-top", {"top": "none"}),
+        ("no-base", {"base": "none"}), ("no-top-node", {"top-node": "none"}),
+        ("no-base-node", {"base-node": "none"}), ("base-is-top", {"base-node": "chain"}),
+        ("top-node", {"top-node": "disk"}), ("same", {"top": middle, "base": middle}),
+        ("upside-down", {"top": base, "base": middle}), ("base-alone", {"top": base}),
+        ("both-tops", {"top": middle, "top-node": "x"}),
+        ("both-bases", {"base": base, "base-node": "x"}), ("speed", {"speed": -1}),
+        ("name-of-top", {"backing-file": base}), ("on-error", {"on-error": "some"}),
+        ("job-id", {"job-id": "1x"}), ("unknown", {"more": 1}), ("number", {"base": 5}),
+    ]:
+        await start_chain_job(s, label, "block-commit", **more)
+        await s.until("job", None)
+    await s.do("absent", "block-commit", {})
+    await s.jobs("none")
+    await s.events("events")
+    await s.peer.remove_chain()
+
+
+# Snapshots
+
+
+async def snapshots(s):
+    for label, more in [
+        ("plain", {}), ("format", {"format": "qcow2"}), ("absolute", {"mode": "absolute-paths"}),
+        ("existing", {"mode": "existing"}),
+    ]:
+        await s.peer.add_chain()
+        name = f"over-{label}"
+        if label == "existing":
+            s.peer.make_image(name, backing=s.peer.path("chain2"))
+        await s.do(f"{label}.make", "blockdev-snapshot-sync", {
+            "node-name": "chain", "snapshot-file": s.peer.path(name),
+            "snapshot-node-name": "over"} | more)
+        await s.peer.remove_chain()
+        s.note(f"{label}.left", s.peer.look(name))
+
+
+async def snapshot_mistakes(s):
+    await s.peer.add_chain()
+    snapshot = {"node-name": "chain", "snapshot-file": s.peer.path("none"),
+                "snapshot-node-name": "over"}
+    for label, more in [
+        ("no-node", {"node-name": "none"}), ("mode", {"mode": "some"}),
+        ("no-folder", {"snapshot-file": s.peer.path("none/none")}),
+        ("not-there", {"mode": "existing"}), ("format", {"format": "none"}),
+        ("name-used", {"snapshot-node-name": "disk"}), ("number", {"snapshot-file": 5}),
+        ("unknown", {"more": 1}),
+    ]:
+        await s.do(label, "blockdev-snapshot-sync", snapshot | more)
+    await s.do("absent", "blockdev-snapshot-sync", {})
+    await s.do("nothing", "blockdev-snapshot", {})
+    await s.do("node-none", "blockdev-snapshot", {"node": "none", "overlay": "none"})
+    await s.do("overlay-none", "blockdev-snapshot", {"node": "chain", "overlay": "none"})
+    await s.do("itself", "blockdev-snapshot", {"node": "chain", "overlay": "chain"})
+    await s.do("unknown-member", "blockdev-snapshot",
+               {"node": "chain", "overlay": "disk", "more": 1})
+    await s.peer.remove_chain()
 
 
 SCENARIOS = [
@@ -682,4 +847,6 @@ SCENARIOS = [
     target_backup_to_the_end, target_backup_with_bitmaps, target_backup_of_what_is_overwritten,
     target_backup_in_a_transaction, target_backup_mistakes,
     mirror_ended_with_a_copy, mirror_given_up, mirror_mistakes,
+    streams_to_the_end, stream_paused_and_given_up, stream_mistakes,
+    commits_to_the_end, commit_given_up, commit_mistakes, snapshots, snapshot_mistakes,
 ]
