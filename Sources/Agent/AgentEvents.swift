@@ -47,6 +47,19 @@ extension QMPEventHub {
     }
 }
 
+extension QMPEventHub {
+    /// Tells clients that the agent is about to end.
+    func broadcast(shutdownBy cause: ShutdownCause) {
+        broadcast(QMPEvent(.shutdown, ShutdownData(reason: cause.rawValue)))
+    }
+}
+
+/// Why an agent ends, in QEMU's words.
+enum ShutdownCause: String {
+    case quit = "host-qmp-quit"
+    case signal = "host-signal"
+}
+
 extension JobRecord {
     init(_ history: JobHistory) {
         self.init(

@@ -188,7 +188,9 @@ package enum AgentMain {
         agent.registerJobCommands(in: &table)
         agent.registerTransactionCommand(in: &table)
         agent.registerProblemCommands(in: &table)
+        let isQuit = DoneFlag()
         table.register(Quit.self) { _ in
+            isQuit.set()
             await stop.request()
             return Nothing()
         }
@@ -201,7 +203,11 @@ package enum AgentMain {
                 Readiness.notify("READY=1")
             })
         let group = ServiceGroup(
-            services: [ControlService(server: server)],
+            services: [
+                ControlService(server: server) {
+                    agent.events.broadcast(shutdownBy: isQuit.isSet ? .quit : .signal)
+                }
+            ],
             gracefulShutdownSignals: [.sigterm, .sigint], logger: log)
         await stop.set { await group.triggerGracefulShutdown() }
         try await group.run()
@@ -224,9 +230,15 @@ package enum AgentMain {
 /// The control socket as a service that ends when the agent is told to.
 private struct ControlService: Service {
     let server: QMPServer
+    /// Tells clients that this is the end; they get that before the server lets them go.
+    let sayFarewell: @Sendable () -> Void
 
     func run() async throws {
-        try await cancelWhenGracefulShutdown { try await server.run() }
+        try await withGracefulShutdownHandler {
+            try await cancelWhenGracefulShutdown { try await server.run() }
+        } onGracefulShutdown: {
+            sayFarewell()
+        }
     }
 }
 

@@ -34,7 +34,7 @@ extension Agent {
             return Nothing()
         }
         table.on(DebugBitmapDigest.self) { arguments in
-            let volume = try await volumes.volume(arguments.node)
+            let volume = try await node(arguments.node)
             return DebugBitmapDigest.Result(sha256: try volume.digest(ofBitmap: arguments.name))
         }
         table.on(QueryDirtyBitmaps.self) { arguments in

@@ -86,7 +86,11 @@ extension Agent {
         var bitmaps: [String] = []
         for source in arguments.bitmaps ?? [] {
             switch source {
-            case .local(let bitmap): bitmaps.append(bitmap)
+            case .local(let bitmap):
+                guard volume.bitmapStatuses().contains(where: { $0.name == bitmap }) else {
+                    throw ControlError.generic("Bitmap '\(bitmap)' is not found")
+                }
+                bitmaps.append(bitmap)
             case .external(let reference):
                 guard reference.node == name else {
                     throw ControlError.generic(

@@ -1,5 +1,6 @@
 import Control
 import NBDServer
+import Nodes
 
 extension Agent {
     /// QEMU's commands on its NBD server, in terms of exports and one more socket.
@@ -17,6 +18,9 @@ extension Agent {
         }
         table.on(NBDServerAdd.self) { arguments in
             let name = arguments.name ?? arguments.device
+            guard (try? await nodes.find(arguments.device)) != nil else {
+                throw ControlError.noSuchNode(arguments.device)
+            }
             return try await addExport(
                 .init(
                     id: name, nodeName: arguments.device, name: name,

@@ -12,17 +12,18 @@ import shutil
 import sys
 import tempfile
 
+from own import OWN
 from peers import Agent, StorageDaemon
 from scenarios import SCENARIOS
 from session import Session
 
 
-async def hold(peer):
+async def hold(peer, scenarios):
     """All scenarios, one after another."""
     notes = {}
     await peer.start()
     try:
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
             session = Session(peer, scenario.__name__)
             await scenario(session)
             notes.update(session.notes)
@@ -45,16 +46,24 @@ def matches(name, pattern):
     return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
 
 
+def not_tried(agent):
+    """The commands and events that the agent has and the session has not met."""
+    events = {event["event"] for event in agent.seen.clear()}
+    return sorted(agent.commands - agent.executed) + sorted(agent.events_described - events)
+
+
 async def main(tidemark, differences):
     folder = tempfile.mkdtemp(prefix="qmp-session-")
     try:
-        ours = await hold(Agent(os.path.join(folder, "a"), tidemark))
+        agent = Agent(os.path.join(folder, "a"), tidemark)
+        ours = await hold(agent, SCENARIOS + OWN)
         theirs = await hold(
-            StorageDaemon(os.path.join(folder, "q"), "qemu-storage-daemon"))
+            StorageDaemon(os.path.join(folder, "q"), "qemu-storage-daemon"), SCENARIOS)
     finally:
         shutil.rmtree(folder)
-    differing = [
-        name for name in sorted(set(ours) | set(theirs)) if ours.get(name) != theirs.get(name)]
+    own = tuple(f"{scenario.__name__}." for scenario in OWN)
+    names = sorted(name for name in set(ours) | set(theirs) if not name.startswith(own))
+    differing = [name for name in names if ours.get(name) != theirs.get(name)]
     patterns = listed(differences)
     unlisted = [n for n in differing if not any(matches(n, p) for p in patterns)]
     stale = [p for p in patterns if not any(matches(n, p) for n in differing)]
@@ -65,7 +74,10 @@ async def main(tidemark, differences):
     for pattern in stale:
         print(f"listed, but there is no such difference: {pattern}")
     print(f"{len(ours)} answers compared, {len(differing)} differ, {len(unlisted)} unlisted")
-    return 1 if unlisted or stale or len(ours) < 300 else 0
+    missing = not_tried(agent)
+    for name in missing:
+        print(f"no part of the session: {name}")
+    return 1 if unlisted or stale or missing or len(names) < 300 else 0
 
 
 if __name__ == "__main__":

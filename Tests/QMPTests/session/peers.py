@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 
-from qemu.qmp import ExecuteError, QMPClient
+from qemu.qmp import EventListener, ExecuteError, QMPClient
 
 DISK_BYTES = 8 << 20
 
@@ -18,6 +18,9 @@ class Peer:
         self.folder = folder
         self.executable = executable
         self.client = QMPClient("session")
+        self.executed = set()
+        self.seen = EventListener()
+        self.client.register_listener(self.seen)
         self.process = None
 
     def path(self, name):
@@ -50,14 +53,15 @@ class Peer:
                 + [paths[-1]], check=True, stdout=subprocess.DEVNULL)
         return paths
 
-    def look(self, name):
+    def look(self, name, image_format="qcow2"):
         """The files of an image's chain, and a digest of what it shows."""
         flat = self.path("flat")
         path = self.path(name)
         subprocess.run(
-            ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, flat], check=True)
+            ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, flat], check=True)
         info = json.loads(subprocess.run(
-            ["qemu-img", "info", "-U", "--backing-chain", "--output=json", path],
+            ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f",
+             image_format, path],
             check=True, stdout=subprocess.PIPE).stdout)
         return {
             "files": [os.path.basename(image["filename"]) for image in info],
@@ -90,6 +94,7 @@ class Peer:
     async def stop(self):
         try:
             await self.execute("quit")
+            await self.said_farewell()
             await self.client.disconnect()
         except Exception:  # It has gone before it could say so.
             pass
@@ -98,6 +103,9 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+    async def said_farewell(self):
+        """Waits for what is told after the answer to `quit`."""
 
     def log(self):
         with open(self.path("log"), errors="replace") as file:
@@ -108,6 +116,7 @@ class Peer:
         return story
 
     async def execute(self, name, arguments=None):
+        self.executed.add(name)
         return await self.client.execute(name, arguments or {})
 
 
@@ -139,6 +148,12 @@ class Agent(Peer):
 
     async def remove_chain(self):
         await self.execute("volume-remove", {"name": "chain"})
+
+    async def said_farewell(self):
+        for _ in range(500):
+            if any(event["event"] == "SHUTDOWN" for event in self.seen.history):
+                return
+            await asyncio.sleep(0.01)
 
     async def backup(self, options):
         """The command and the arguments that back the disk up."""

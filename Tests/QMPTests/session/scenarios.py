@@ -838,6 +838,97 @@ async def snapshot_mistakes(s):
     await s.peer.remove_chain()
 
 
+# Jobs that make their targets, digests, the old commands on exports
+
+
+async def jobs_to_images(s):
+    for command in ["drive-mirror", "drive-backup"]:
+        for label, more in [("made", {}), ("existing", {"mode": "existing"}),
+                            ("raw", {"format": "raw"}), ("top", {"sync": "top"})]:
+            label = f"{command}.{label}"
+            image = label + ".img"
+            if "mode" in more:
+                s.peer.make_image(image)
+            start = {"job-id": "job", "device": "disk", "target": s.peer.path(image),
+                     "sync": "full", "format": "qcow2", "auto-dismiss": False} | more
+            await s.attempt(f"{label}.start", s.peer.execute(command, start), keeps_answer=False)
+            if command == "drive-mirror":
+                await s.until("job", "ready")
+                await s.jobs(f"{label}.ready")
+                await s.do(f"{label}.cancel", "block-job-cancel", {"device": "job"})
+            await s.until("job", "concluded")
+            await s.jobs(f"{label}.concluded")
+            await s.do(f"{label}.dismiss", "job-dismiss", {"id": "job"})
+            await s.events(f"{label}.events")
+            s.note(f"{label}.left", s.peer.look(image, start["format"]))
+        for label, more in [
+            ("no-device", {"device": "none"}), ("no-folder", {"target": s.peer.path("no/no")}),
+            ("not-there", {"mode": "existing", "target": s.peer.path("no")}),
+            ("format", {"format": "none"}), ("sync", {"sync": "some"}), ("mode", {"mode": "some"}),
+            ("unknown", {"more": 1}),
+        ]:
+            start = {"job-id": "job", "device": "disk", "target": s.peer.path("mistake"),
+                     "sync": "full", "format": "qcow2"} | more
+            await s.attempt(f"{command}.{label}", s.peer.execute(command, start),
+                            keeps_answer=False)
+    await s.events("events")
+
+
+async def jobs_whose_target_fails(s):
+    for policy in ["report", "ignore", "enospc", "stop"]:
+        for errno in [5, 28]:
+            label = f"{policy}-{errno}"
+            await s.do(f"{label}.node", "blockdev-add",
+                       raw("n", s.peer.make_file("n.raw", content=False)))
+            await s.do(f"{label}.filter", "blockdev-add", {
+                "driver": "blkdebug", "node-name": "bad", "image": "n",
+                "inject-error": [{"event": "none", "iotype": "write", "errno": errno, "once": True}]})
+            backup = {"job-id": "job", "device": "disk", "target": "bad", "sync": "full",
+                      "auto-dismiss": False, "on-target-error": policy}
+            await s.attempt(f"{label}.start", s.peer.execute("blockdev-backup", backup),
+                            keeps_answer=False)
+            if policy == "stop" or policy == "enospc" and errno == 28:
+                await s.until("job", "paused")
+                await s.jobs(f"{label}.paused")
+                await s.do(f"{label}.resume", "block-job-resume", {"device": "job"})
+            await s.until("job", "concluded")
+            await s.jobs(f"{label}.concluded")
+            await s.do(f"{label}.dismiss", "job-dismiss", {"id": "job"})
+            await s.events(f"{label}.events")
+            s.note(f"{label}.equal", s.peer.content("n.raw") == s.peer.content("disk.raw"))
+            await s.do(f"{label}.remove-filter", "blockdev-del", {"node-name": "bad"})
+            await s.do(f"{label}.remove", "blockdev-del", {"node-name": "n"})
+
+
+async def digests(s):
+    digest = "x-debug-block-dirty-bitmap-sha256"
+    for granularity in [512, 65536]:
+        bitmap = {"node": "disk", "name": f"g{granularity}"}
+        await s.do(f"add-{granularity}", "block-dirty-bitmap-add",
+                   bitmap | {"granularity": granularity})
+        await s.do(f"empty-{granularity}", digest, bitmap)
+        await s.do(f"remove-{granularity}", "block-dirty-bitmap-remove", bitmap)
+    await s.do("no-bitmap", digest, {"node": "disk", "name": "none"})
+    await s.do("no-node", digest, {"node": "none", "name": "none"})
+    await s.do("no-name", digest, {"node": "disk"})
+
+
+async def old_exports(s):
+    address = {"type": "unix", "data": {"path": s.peer.path("old.sock")}}
+    await s.do("start", "nbd-server-start", {"addr": address})
+    await s.do("add", "nbd-server-add", {"device": "other", "name": "old"})
+    await s.exports("added")
+    await s.do("add-twice", "nbd-server-add", {"device": "other", "name": "old"})
+    await s.do("add-no-device", "nbd-server-add", {"device": "none", "name": "x"})
+    await s.do("add-bitmap", "nbd-server-add", {"device": "other", "name": "x", "bitmap": "none"})
+    await s.do("remove", "nbd-server-remove", {"name": "old"})
+    await s.until_event("BLOCK_EXPORT_DELETED")
+    await s.do("remove-twice", "nbd-server-remove", {"name": "old"})
+    await s.do("mode", "nbd-server-remove", {"name": "old", "mode": "some"})
+    await s.do("stop", "nbd-server-stop")
+    await s.exports("stopped")
+
+
 SCENARIOS = [
     protocol, bitmap_life, bitmap_mistakes, bitmap_states, bitmap_of_a_backup, no_jobs, backup_to_the_end, backup_kept,
     backup_finalized, backup_given_up_when_pending, backup_paused, backup_given_up,
@@ -849,4 +940,5 @@ SCENARIOS = [
     mirror_ended_with_a_copy, mirror_given_up, mirror_mistakes,
     streams_to_the_end, stream_paused_and_given_up, stream_mistakes,
     commits_to_the_end, commit_given_up, commit_mistakes, snapshots, snapshot_mistakes,
+    jobs_to_images, jobs_whose_target_fails, digests, old_exports,
 ]
