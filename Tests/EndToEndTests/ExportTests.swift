@@ -178,4 +178,12 @@ import Testing
         // The agent's own socket has not noticed.
         try qemuIO("read -P 9 3M 64k")
     }
+
+    @Test func clientsAreToldThatTheAgentEnds() throws {
+        let directory = try TemporaryDirectory()
+        let agent = try AgentProcess(state: directory.path("state"))
+        let events = try EventLog(agent, to: directory.path("events"))
+        agent.stop(SIGTERM)
+        #expect(try events.wait(for: "SHUTDOWN").contains("host-signal"))
+    }
 }
