@@ -65,6 +65,8 @@ final class VolumeExport: AgentExport {
 
     func requestFailed(_ failure: NBDRequestFailure) { failures.report(failure) }
 
+    func requestsAnswered(_ count: Int) { volume.guestLoad.note(prompt: count) }
+
     func requestWaits() { volume.guestLoad.begin() }
 
     func requestEnded(after duration: Duration) { volume.guestLoad.end(after: duration) }

@@ -1,10 +1,10 @@
 // How much a job may have in flight that is to be in no guest's way.
 //
-// Time is cut into ticks. While guests ask for nothing that takes time, the job takes all there is.
-// Once they do, it rests for a tick: what their requests take then is the *usual* time. From there it
-// goes up by one request a tick, and goes back by half as soon as guests' requests take noticeably
-// longer than usual; if they do with a single one, it rests, longer each time that is in vain. What is
-// seen while it rests is the usual time from then on, and after a while it looks again.
+// Time is cut into ticks. While guests ask for nothing, the job takes all there is. Once they do, it is
+// *gentle* (`IdlePace`), and rests for a tick: what their requests take then is the *usual* time. From
+// there it goes up by one request a tick, and goes back by half as soon as guests' requests take
+// noticeably longer than usual; if they do with a single one, it rests, longer each time that is in
+// vain. What is seen while it rests is the usual time from then on, and after a while it looks again.
 
 /// The number of requests that a job at idle priority may have in flight.
 struct IdlePolicy: Sendable {
@@ -23,12 +23,15 @@ struct IdlePolicy: Sendable {
     private var restTicks = 1
     private var restLeft = 0
 
+    /// Whether guests are there, as far as is known.
+    var isGentle: Bool { idleTicks <= 1 }
+
     init(countMax: Int) { self.countMax = countMax }
 
     /// A tick is over, in which guests' requests came to this. `isAtRest` is whether the job had
     /// nothing in flight in it.
     mutating func tick(_ guests: GuestTick, isAtRest: Bool) {
-        guard guests.requestCount > 0 else {
+        guard guests.areThere else {
             idleTicks += 1
             guard idleTicks > 1 else { return }
             allowedCount = countMax
@@ -61,10 +64,15 @@ struct IdlePolicy: Sendable {
     }
 }
 
-/// What guests' requests that took time came to in one tick.
+/// What guests' requests came to in one tick.
 struct GuestTick: Sendable {
+    /// Those that were answered at once.
+    var promptCount = 0
+    /// Those that took time.
     var requestCount: Int
     var seconds: Double
+
+    var areThere: Bool { promptCount + requestCount > 0 }
 
     var meanSeconds: Double { requestCount > 0 ? seconds / Double(requestCount) : 0 }
 }

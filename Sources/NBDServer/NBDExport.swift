@@ -43,6 +43,9 @@ package protocol NBDExport: AnyObject, Sendable {
     /// The device failed a client's request, and the client is told so. Must not wait.
     func requestFailed(_ failure: NBDRequestFailure)
 
+    /// So many requests of a client were answered at once. Must not wait.
+    func requestsAnswered(_ count: Int)
+
     /// A client's request cannot be answered at once; `requestEnded` follows. Must not wait.
     func requestWaits()
 
@@ -52,6 +55,7 @@ package protocol NBDExport: AnyObject, Sendable {
 
 extension NBDExport {
     package func requestFailed(_ failure: NBDRequestFailure) {}
+    package func requestsAnswered(_ count: Int) {}
     package func requestWaits() {}
     package func requestEnded(after duration: Duration) {}
 }

@@ -104,6 +104,7 @@ struct NBDTransmission: ~Copyable {
     private mutating func gather() {
         gathering.learn(
             requests: answered.requests, bytes: answered.bytes, clientRanDry: clientRanDry)
+        if answered.requests > 0 { session.export.requestsAnswered(answered.requests) }
         answered = (0, 0)
         clientRanDry = false
         guard gathering.pauseNanoseconds > 0 else { return }

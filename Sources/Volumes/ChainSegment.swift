@@ -56,6 +56,12 @@ package struct ChainSegment: Sendable {
         volume.using { chain in chain.nodes.first { $0.path == path }?.device }
     }
 
+    /// The unit in which `upper` allocates.
+    package var unitBytes: UInt64 { upper.flatMap(device)?.allocationUnitBytes ?? 1 }
+
+    /// Makes what was stored in `upper` durable.
+    package func flushUpper() async throws(BlockError) { try await upperDevice()?.flush() }
+
     /// The parts of `range` that `upper` does not hold itself.
     package func missing(in range: ByteRange) async throws(BlockError) -> [ByteRange] {
         let use = volume.images.begin()

@@ -44,6 +44,16 @@ import Testing
         #expect(mean > 1 && mean < 5)
     }
 
+    @Test func guestsWhoseRequestsAreAnsweredAtOnceAreThereToo() {
+        var policy = IdlePolicy(countMax: 8)
+        for _ in 0..<10 { policy.tick(GuestTick(requestCount: 0, seconds: 0), isAtRest: false) }
+        #expect(!policy.isGentle)
+        policy.tick(GuestTick(promptCount: 1, requestCount: 0, seconds: 0), isAtRest: false)
+        #expect(policy.isGentle)
+        for _ in 0..<2 { policy.tick(GuestTick(requestCount: 0, seconds: 0), isAtRest: false) }
+        #expect(!policy.isGentle)
+    }
+
     @Test func whenGuestsStopItTakesAllAtOnce() {
         let counts = run(ticks: 60, alone: 0.001, share: 0.010) { $0 < 50 }
         #expect(counts.suffix(7).allSatisfy { $0 == 8 })

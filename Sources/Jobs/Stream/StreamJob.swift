@@ -121,9 +121,22 @@ package final class StreamJob: JobBody {
             .prefix(Int(piece.range.lengthBytes))
         try await job.admit(piece.range.lengthBytes)
         guard try await read(piece, of: pieces, into: content, job) else { return }
+        guard let pace else { return try await store(piece.range, content, job) }
+        try await pace.store(
+            piece.range, unitBytes: segment.unitBytes,
+            flush: { () async throws(BlockError) in try await segment.flushUpper() },
+            { (part) async throws(BlockError) in
+                let offset = Int(part.offset - piece.range.offset)
+                try await store(part, content.slice(offset, Int(part.lengthBytes)), job)
+            })
+    }
+
+    private func store(
+        _ range: ByteRange, _ content: BufferSlice, _ job: Job
+    ) async throws(BlockError) {
         copiedBytes.add(
             try await job.insist(isRead: false) { () throws(BlockError) in
-                try await segment.populate(piece.range, from: content)
+                try await segment.populate(range, from: content)
             })
     }
 

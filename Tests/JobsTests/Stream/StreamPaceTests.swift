@@ -29,6 +29,36 @@ import Testing
         #expect(lab.volume.imagePaths.count == 1)
     }
 
+    @Test func besideAGuestLittleIsStoredAtATime() async throws {
+        let load = GuestLoad()
+        let pace = IdlePace(load, countMax: 8)
+        let seen = Mutex((atOnce: 0, atOnceMax: 0, flushes: 0, parts: [ByteRange]()))
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number: UInt64 in 0..<48 {
+                group.addTask {
+                    try await pace.store(
+                        ByteRange(offset: number << 20 + 4096, end: (number + 1) << 20),
+                        unitBytes: 65536,
+                        flush: { () throws(BlockError) in seen.withLock { $0.flushes += 1 } },
+                        { (part) async throws(BlockError) in
+                            seen.withLock { seen in
+                                seen.atOnce += 1
+                                seen.atOnceMax = max(seen.atOnceMax, seen.atOnce)
+                                seen.parts.append(part)
+                            }
+                            await Task.yield()
+                            seen.withLock { $0.atOnce -= 1 }
+                        })
+                }
+            }
+            try await group.waitForAll()
+        }
+        let (_, atOnceMax, flushes, all) = seen.withLock { $0 }
+        #expect(atOnceMax == 1 && flushes == 1)
+        #expect(all.allSatisfy { $0.lengthBytes <= 128 << 10 && $0.end % (128 << 10) == 0 })
+        #expect(all.reduce(0) { $0 + $1.lengthBytes } == 48 * (1 << 20 - 4096))
+    }
+
     /// The mean time of a guest's requests while a stream is at work, which ends well afterwards.
     private func run(isIdle: Bool) async throws -> Double {
         let lab = try await SlowDiskLab()
