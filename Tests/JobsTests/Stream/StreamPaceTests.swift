@@ -32,29 +32,32 @@ import Testing
     @Test func besideAGuestLittleIsStoredAtATime() async throws {
         let load = GuestLoad()
         let pace = IdlePace(load, countMax: 8)
-        let seen = Mutex((atOnce: 0, atOnceMax: 0, flushes: 0, parts: [ByteRange]()))
+        let stores = Stores()
         try await withThrowingTaskGroup(of: Void.self) { group in
             for number: UInt64 in 0..<48 {
                 group.addTask {
                     try await pace.store(
                         ByteRange(offset: number << 20 + 4096, end: (number + 1) << 20),
                         unitBytes: 65536,
-                        flush: { () throws(BlockError) in seen.withLock { $0.flushes += 1 } },
+                        flush: { () throws(BlockError) in
+                            stores.seen.withLock { $0.flushes += 1 }
+                        },
                         { (part) async throws(BlockError) in
-                            seen.withLock { seen in
+                            stores.seen.withLock { seen in
                                 seen.atOnce += 1
                                 seen.atOnceMax = max(seen.atOnceMax, seen.atOnce)
                                 seen.parts.append(part)
                             }
                             await Task.yield()
-                            seen.withLock { $0.atOnce -= 1 }
+                            stores.seen.withLock { $0.atOnce -= 1 }
                         })
                 }
             }
             try await group.waitForAll()
         }
-        let (_, atOnceMax, flushes, all) = seen.withLock { $0 }
-        #expect(atOnceMax == 1 && flushes == 1)
+        let seen = stores.seen.withLock { $0 }
+        let all = seen.parts
+        #expect(seen.atOnceMax == 1 && seen.flushes == 1)
         #expect(all.allSatisfy { $0.lengthBytes <= 128 << 10 && $0.end % (128 << 10) == 0 })
         #expect(all.reduce(0) { $0 + $1.lengthBytes } == 48 * (1 << 20 - 4096))
     }
@@ -83,6 +86,18 @@ import Testing
         try #require(times.count > 10)
         return times.reduce(0, +) / Double(times.count)
     }
+}
+
+/// What was stored, and how.
+private final class Stores: Sendable {
+    struct Seen {
+        var atOnce = 0
+        var atOnceMax = 0
+        var flushes = 0
+        var parts: [ByteRange] = []
+    }
+
+    let seen = Mutex(Seen())
 }
 
 /// A volume whose base answers one request at a time, each after some milliseconds.
