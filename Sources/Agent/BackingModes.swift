@@ -31,11 +31,18 @@ struct BackingModes: Sendable {
                     .invalid, "set the backing mode", on: volume.name,
                     detail: "there is nothing below its top to be copied")
             }
-            try await stream(volume)
+            let before = try await volumes.records().map(\.volume)
+                .first { $0.id == volume.id }?.backingMode
+            // First: a stream that has little to do records the end of the mode.
+            try await record(mode, of: volume)
+            do throws(BlockError) { try await stream(volume) } catch {
+                try await record(before ?? .cow, of: volume)
+                throw error
+            }
         } else {
             try? await jobs.cancel(Self.jobID(of: volume))
+            try await record(mode, of: volume)
         }
-        try await record(mode, of: volume)
     }
 
     /// After a start, when interrupted jobs go on: begins the streams that are not at work.

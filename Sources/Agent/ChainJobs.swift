@@ -76,13 +76,19 @@ struct ChainJobs: Sendable {
             try volume.checkBackingName(name, of: request.image, for: base)
         }
         if upper > 0 { try await volumes.checkMayWrite(request.image, of: volume.name) }
-        let segment = ChainSegment(of: volume, below: upper, above: lower)
+        let paths = volume.imagePaths
+        let claimed = Array(paths[upper..<(lower ?? paths.count)])
         let claim = UUID().uuidString
-        try await volume.claimImages([request.image] + segment.going, for: claim, type: "stream")
-        let body = StreamJob(
-            segment, from: source, claim: claim, backingName: request.backingFile,
-            isIdle: request.isIdle, didDrop: didDrop)
-        do throws(BlockError) { return try await jobs.start(options, body) } catch {
+        try await volume.claimImages(claimed, for: claim, type: "stream")
+        do throws(BlockError) {
+            let start = try Self.start(of: claimed, in: volume)
+            let segment = ChainSegment(
+                of: volume, below: start, above: lower == nil ? nil : start + claimed.count)
+            let body = StreamJob(
+                segment, from: source, claim: claim, backingName: request.backingFile,
+                isIdle: request.isIdle, didDrop: didDrop)
+            return try await jobs.start(options, body)
+        } catch {
             volume.releaseImages(of: claim)
             throw error
         }
@@ -100,10 +106,16 @@ struct ChainJobs: Sendable {
         let changed = [base] + (request.top > 1 ? [paths[request.top - 1]] : [])
         for path in changed { try await volumes.checkMayWrite(path, of: volume.name) }
         let claim = UUID().uuidString
-        try await volume.claimImages(
-            Array(paths[max(request.top - 1, 0)...request.base]), for: claim, type: "commit")
+        let claimed = Array(paths[max(request.top - 1, 0)...request.base])
+        try await volume.claimImages(claimed, for: claim, type: "commit")
         do throws(BlockError) {
-            guard request.top == 0 else {
+            let start = try Self.start(of: claimed, in: volume)
+            let isTop = request.top == 0
+            guard !isTop || start == 0 else { throw Self.haveChanged(volume) }
+            var request = request
+            request.top = isTop ? 0 : start + 1
+            request.base = start + claimed.count - 1
+            guard isTop else {
                 let segment = ChainSegment(
                     of: volume, below: request.top - 1, above: request.base)
                 return try await jobs.start(
@@ -136,6 +148,24 @@ struct ChainJobs: Sendable {
             await body.abandon()
             throw error
         }
+    }
+
+    /// Where the images that have just been claimed are now: what they were to be may have been
+    /// decided before another change of the chain, which the claim has waited for.
+    private static func start(
+        of claimed: [String], in volume: Volume
+    ) throws(BlockError) -> Int {
+        let paths = volume.imagePaths
+        guard let start = paths.firstIndex(of: claimed[0]),
+            paths[start...].prefix(claimed.count).elementsEqual(claimed)
+        else { throw haveChanged(volume) }
+        return start
+    }
+
+    private static func haveChanged(_ volume: Volume) -> BlockError {
+        BlockError(
+            .busy, "use the images", on: volume.name,
+            detail: "its images were changed meanwhile; look at them and try again")
     }
 
     private func position(of path: String, in volume: Volume) throws(BlockError) -> Int {

@@ -14,6 +14,7 @@ final class NBDConnection: Sendable {
     private struct Inbox {
         var requests: [NBDRequest] = []
         var isStopping = false
+        var isGivenUp = false
         var onStopped: UnsafeContinuation<Void, Never>?
     }
 
@@ -75,6 +76,12 @@ final class NBDConnection: Sendable {
         wake()
     }
 
+    /// Has all requests fail, those under way included, and no server looked for.
+    func giveUp() {
+        inbox.withLock { $0.isGivenUp = true }
+        wake()
+    }
+
     // MARK: For the thread
 
     var eventDescriptor: Int32 { event }
@@ -92,6 +99,8 @@ final class NBDConnection: Sendable {
     }
 
     var isStopping: Bool { inbox.withLock { $0.isStopping } }
+
+    var isGivenUp: Bool { inbox.withLock { $0.isGivenUp } }
 
     func didStop() {
         inbox.withLock { inbox in

@@ -171,6 +171,10 @@ package final class NBDDevice: BlockDevice {
         return Array(extents.prefix(max(limit, 1)))
     }
 
+    /// Has every request fail from now on, those included that wait for a server that does not
+    /// answer: for whoever needs the export no more, and must not wait for it. Does not wait.
+    package func giveUp() { for connection in link.connections { connection.giveUp() } }
+
     package func close() async throws(BlockError) {
         var failure: BlockError?
         do throws(BlockError) { try await flush() } catch { failure = error }

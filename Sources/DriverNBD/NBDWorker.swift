@@ -34,6 +34,7 @@ final class NBDWorker: @unchecked Sendable {
             let room = NBDConnection.depthMax - waiting.count - inFlight.count
             let (requests, isStopping) = connection.take(room)
             waiting += requests
+            if connection.isGivenUp { giveUp() }
             if isStopping, waiting.isEmpty, inFlight.isEmpty { break }
             if handle != nil, epoch != session.epoch { drop(isStalled: false) }
             guard handle != nil || !waiting.isEmpty else {
@@ -41,6 +42,7 @@ final class NBDWorker: @unchecked Sendable {
                 continue
             }
             if handle == nil { reconnect() }
+            if connection.isGivenUp { continue }
             let hadRequests = !waiting.isEmpty
             issueWaiting()
             // All of them were refused: others may be in the inbox, for which nothing will wake us.
@@ -187,20 +189,28 @@ final class NBDWorker: @unchecked Sendable {
             }
             let isOver =
                 attempt == options.reconnectAttemptsMax || ContinuousClock.now + pause >= end
-                || last?.kind == .corrupt || connection.isStopping
+                || last?.kind == .corrupt || connection.isStopping || connection.isGivenUp
             if isOver { break }
             Self.sleep(pause)
             pause = min(pause * 2, .seconds(2))
         }
-        let reason =
-            "the connection was lost and could not be made again: \(last?.description ?? "")"
+        failWaiting(
+            .io, "the connection was lost and could not be made again: \(last?.description ?? "")")
+    }
+
+    private func giveUp() {
+        if handle != nil { drop(isStalled: false) }
+        failWaiting(.cancelled, "the server was given up")
+    }
+
+    private func failWaiting(_ kind: BlockError.Kind, _ reason: String) {
         for request in waiting {
             if request.operation.isChange, request.issueCount > 0 {
                 request.finish(session.abandon(request.operation, because: reason))
             } else {
                 request.finish(
                     BlockError(
-                        .io, request.operation.name, on: session.uri,
+                        kind, request.operation.name, on: session.uri,
                         range: request.operation.range, detail: reason))
             }
         }

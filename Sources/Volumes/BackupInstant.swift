@@ -44,6 +44,8 @@ package final class BackupInstant: Sendable {
         package let working: WorkingBitmap
         /// What the bitmap had marked; nil without one.
         package let dirty: DirtyBitmap?
+        /// The path of the image that was below the top, if there was one.
+        package let belowTop: String?
     }
 
     private struct Recording: Sendable {
@@ -148,7 +150,9 @@ package final class BackupInstant: Sendable {
             limits: request.fleece, owed: owed)
         volume.duties.points.append(point)
         state.withLock {
-            $0 = Begun(point: point, working: recording.working, dirty: recording.dirty)
+            $0 = Begun(
+                point: point, working: recording.working, dirty: recording.dirty,
+                belowTop: volume.chain.nodes.dropFirst().first?.path)
         }
     }
 }

@@ -42,6 +42,9 @@ package struct QuietOutcome: Sendable {
 
 /// Takes steps together.
 package enum QuietTransaction {
+    /// What a try takes at least, if another follows.
+    private static let tryDuration = Duration.milliseconds(100)
+
     /// Takes all steps, or none and throws why not. What was in the way for a moment, a write that
     /// does not end or a target that is slow, is tried again, with `betweenTries` in between, which
     /// guests write during.
@@ -53,6 +56,7 @@ package enum QuietTransaction {
         var left = tries
         while true {
             var isFinal = false
+            let begun = ContinuousClock.now
             do throws(BlockError) {
                 return try await attempt(steps, deadline, &isFinal)
             } catch {
@@ -62,6 +66,10 @@ package enum QuietTransaction {
                 }
             }
             try await betweenTries()
+            // What is in the way at once is given some time to go.
+            if ContinuousClock.now - begun < Self.tryDuration {
+                try? await Task.sleep(for: Self.tryDuration)
+            }
         }
     }
 

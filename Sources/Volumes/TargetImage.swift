@@ -1,4 +1,5 @@
 package import BlockCore
+import DriverNBD
 import DriverQcow2
 import Synchronization
 
@@ -58,6 +59,8 @@ package struct TargetImage: Sendable {
     }
 
     package let device: any BlockDevice
+    /// Whether it was given up, which happens once.
+    private let ending = Ending()
     package let name: String
     /// What copies must cover whole.
     package private(set) var unitBytes: UInt64
@@ -172,6 +175,7 @@ package struct TargetImage: Sendable {
 
     /// Gives it up, unless it has become the image of the volume.
     package func end(isPivoted: Bool) async throws(BlockError) {
+        guard !ending.hasBegun.exchange(true, ordering: .acquiringAndReleasing) else { return }
         (device as? Volume)?.isTarget.store(false, ordering: .releasing)
         if let committer {
             defer { committer.volume.releaseImages(of: committer.claim) }
@@ -189,6 +193,12 @@ package struct TargetImage: Sendable {
             throw error
         }
         await lender.giveBack()
+    }
+
+    /// Has requests to a server that does not answer fail; nobody needs the target any more. What
+    /// goes back to its lender is left alone.
+    package func abandonRequests() {
+        if lender == nil { (device as? NBDDevice)?.giveUp() }
     }
 
     /// Gives it up.
@@ -246,11 +256,18 @@ package struct TargetImage: Sendable {
         over volume: Volume, _ backing: TargetBackingImages?
     ) async throws(BlockError) -> ImageChain? {
         guard let chain, let slot = chain.openSlot else { return chain }
-        await slot.detach()
+        // The opaque backing is replaced, never taken away first: over nothing, zeroes that a guest
+        // writes would leave a hole.
         switch below {
-        case .nothing: return chain
+        case .nothing:
+            await slot.detach()
+            return chain
         case .named:
-            guard let nodes = backing?.nodes, let first = nodes.first else { return chain }
+            guard let nodes = backing?.nodes, let first = nodes.first else {
+                throw BlockError(
+                    .invalid, "complete the mirror", on: volume.name,
+                    detail: "what is to be below \(name) is not open")
+            }
             await slot.attach(first.device)
             return ImageChain(nodes: [chain.nodes[0]] + nodes)
         case .source(let device):
@@ -268,8 +285,7 @@ package struct TargetImage: Sendable {
 
     /// After a pivot that did not take place: the target is written again.
     package func resumeWriting() async {
-        guard let slot = chain?.openSlot else { return }
-        await slot.detach()
+        guard committer == nil, let slot = chain?.openSlot else { return }
         await slot.attach(OpaqueBacking(lengthBytes: backedBytes))
     }
 }
@@ -285,4 +301,9 @@ package struct TargetBackingImages: Sendable {
             node.unlock()
         }
     }
+}
+
+/// Whether something has been ended, which happens once.
+private final class Ending: Sendable {
+    let hasBegun = Atomic(false)
 }

@@ -119,8 +119,9 @@ extension Volume {
         try await top.flush()
         if end < nodes.count { try await nodes[end].device.flush() }
         try await passQuietInstant()
-        // The top is open for writing already.
-        let opens = nodes[position].device.isReadOnly
+        // The top is open for writing already. What was the top once may still have a device that
+        // can write; it is locked and recorded as one that is only read.
+        let opens = position > 0 && !nodes[position].isWritten
         if opens {
             try await recordChange(.written, of: [upper])
             try await chain.beginWriting(upper)

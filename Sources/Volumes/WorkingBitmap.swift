@@ -21,7 +21,8 @@ import Synchronization
 //
 // A follower (a mirror in write-blocking mode) copies a write before it is acknowledged. Then writes
 // do not mark `due`, and the follower marks `unsettled` once more with the range's lock held, for
-// the same reason.
+// the same reason. One whose copy takes too long is not waited for: the granule is due again, and
+// the copy keeps the range's lock until it has ended, so nothing older lands on anything newer.
 
 /// The bitmap by which a job copies a volume that is being written.
 package final class WorkingBitmap: Sendable {
@@ -32,9 +33,13 @@ package final class WorkingBitmap: Sendable {
     let due: DirtyBitmap
     let unsettled: DirtyBitmap
     /// Who is told of writes instead of `due`; changes with the whole volume held.
-    private let following = Mutex<(any WriteFollower)?>(nil)
+    private let follows = Mutex<(any WriteFollower)?>(nil)
     private let copying = RangeLock()
+    private let following = AwaitedCopies(patience: patience)
     private let copied: HostMutex<DirtyBitmap>
+
+    /// How long a guest waits for a copy of its write.
+    static let patience = Duration.seconds(2)
 
     /// A range that one copier has for himself.
     package struct Claim: Sendable {
@@ -73,9 +78,9 @@ package final class WorkingBitmap: Sendable {
     var recordingBits: [DirtyBitmap] { follower == nil ? [due, unsettled] : [unsettled] }
 
     /// Who is told of every write, if somebody is.
-    package var follower: (any WriteFollower)? { following.withLock { $0 } }
+    package var follower: (any WriteFollower)? { follows.withLock { $0 } }
 
-    func setFollower(_ follower: (any WriteFollower)?) { following.withLock { $0 = follower } }
+    func setFollower(_ follower: (any WriteFollower)?) { follows.withLock { $0 = follower } }
 
     /// Says that `range` has to be copied.
     package func mark(_ range: ByteRange) {
@@ -112,16 +117,31 @@ package final class WorkingBitmap: Sendable {
     }
 
     /// Has `copy` store what was just written at `range`, which is held in the volume, in the
-    /// target, after whatever copy of it is under way. False has it copied later.
-    package func follow(_ range: ByteRange, _ copy: () async -> Bool) async {
-        let hold = await copying.acquire(range.alignedOutward(to: granularityBytes))
-        defer { copying.release(hold) }
+    /// target, after whatever copy of it is under way. False from it has it copied later. Returns
+    /// false if that takes too long: then it is copied later too, once `copy` has ended.
+    package func follow(
+        _ range: ByteRange, _ copy: @escaping @Sendable () async -> Bool
+    ) async -> Bool {
+        let whole = range.alignedOutward(to: granularityBytes)
+        guard let hold = await copying.acquire(whole, within: Self.patience) else {
+            mark(range)
+            return false
+        }
         unsettled.mark(range)
-        guard await copy() else { return due.mark(range) }
-        copied.withLock { $0.mark(range) }
-        // What it covers in part may lack the rest.
-        due.clear(range)
+        return await following.run(
+            copy,
+            ended: { [self] isCopied in
+                guard isCopied else { return due.mark(range) }
+                copied.withLock { $0.mark(range) }
+                // What it covers in part may lack the rest.
+                due.clear(range)
+            },
+            abandon: { [self] in due.mark(range) },
+            released: { [self] in copying.release(hold) })
     }
+
+    /// Waits until no copy of a write is under way that nobody waits for.
+    package func drainFollowers() async { await following.drain() }
 
     /// Has `flush` make source and target durable, and takes what had been copied before as settled.
     package func settle(

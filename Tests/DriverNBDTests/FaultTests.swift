@@ -47,6 +47,26 @@ import Testing
         served.stop()
     }
 
+    /// Whoever gives a server up waits neither for one that hangs nor for one that is gone.
+    @Test(arguments: [false, true]) func aServerThatIsGivenUpIsNotWaitedFor(isGone: Bool)
+        async throws
+    {
+        try served.serve(content)
+        let device = try served.open()
+        try await device.put([1], at: 0)
+        if isGone { served.stop() } else { served.signal(SIGSTOP) }
+        let work = Task { try await device.put([2], at: 5) }
+        try await Task.sleep(for: .milliseconds(300))
+        let start = ContinuousClock.now
+        device.giveUp()
+        await #expect(throws: BlockError.self) { try await work.value }
+        await #expect(throws: BlockError.self) { try await device.bytes(at: 0, 1) }
+        await #expect(throws: BlockError.self) { try await device.close() }
+        #expect(ContinuousClock.now - start < .seconds(3))
+        if !isGone { served.signal(SIGCONT) }
+        served.stop()
+    }
+
     @Test func workGoesOnWhenTheServerIsKilledAndComesBack() async throws {
         try served.serve(content)
         let device = try served.open()

@@ -170,7 +170,7 @@ extension WorkingBitmapTests {
 
         func follow(_ range: ByteRange, _ change: WriteChange) async {
             ranges.withLock { $0.append(range) }
-            await working.follow(range) { !isRefusing.load(ordering: .relaxed) }
+            _ = await working.follow(range) { [self] in !isRefusing.load(ordering: .relaxed) }
         }
     }
 

@@ -81,7 +81,9 @@ extension Agent {
             throw error
         }
         var action = QuietAction([body.beginning])
-        action.happened = { [jobs] _ in await jobs.begin(job) }
+        action.happened = { [jobs] _ in
+            if await !jobs.begin(job) { await body.abandon() }
+        }
         action.withdraw = { [jobs] in
             await jobs.withdraw(job)
             try? await target.close()

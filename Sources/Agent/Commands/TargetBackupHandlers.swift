@@ -70,7 +70,7 @@ extension Agent {
             if options.content == .nothing, let point = instant.begun?.point {
                 await overlay?.standOn(PointView(point, target: target.device))
             }
-            await jobs.begin(job)
+            if await !jobs.begin(job) { await body.abandon() }
         }
         action.withdraw = { [jobs] in
             await jobs.withdraw(job)

@@ -150,7 +150,7 @@ extension Agent {
             action.happened = { [jobs] outcome in
                 let volumes = plan.freezes.map(\.volume)
                 body.take(plan, outcome.frozen(of: volumes), outcome.instant)
-                await jobs.begin(job)
+                if await !jobs.begin(job) { await body.abort(job) }
             }
             action.withdraw = { [jobs] in await jobs.withdraw(job) }
             return action

@@ -138,9 +138,14 @@ package final class TargetBackup: JobBody {
             try await job.pausePoint()
             let window = ByteRange(
                 offset: position, end: min(position + 1 << 30, volume.lengthBytes))
-            for extent in try await volume.allExtents(in: window) where extent.depth == 0 {
-                bits.mark(extent.range)
-            }
+            let images = volume.imagePaths
+            let extents = try await volume.allExtents(in: window)
+            // Depths are those of one chain.
+            guard volume.imagePaths == images else { continue }
+            // Snapshots made since lie over what was the top.
+            let below = begun.belowTop.flatMap { images.firstIndex(of: $0) } ?? images.count
+            let held = volume.held(above: below)
+            for range in extents.compactMap({ held.part(of: $0) }) { bits.mark(range) }
             position = window.end
         }
         return bits
@@ -168,7 +173,14 @@ package final class TargetBackup: JobBody {
             throw BlockError(.cancelled, "end the backup", on: "job \(job.id)")
         }
         try await makeDurable()
-        try await end(settles: options.bitmapMode != .never)
+    }
+
+    /// Not before all members of the transaction have come so far: a bitmap cannot be given back what
+    /// it has lost.
+    package func commit(_ job: Job) async {
+        do throws(BlockError) { try await end(settles: options.bitmapMode != .never) } catch {
+            job.noteFailure(error)
+        }
     }
 
     package func abort(_ job: Job) async {

@@ -68,9 +68,11 @@ package actor JobStore {
         return job
     }
 
-    /// Starts a job that was created, unless it was given up meanwhile.
-    package func begin(_ job: Job) {
-        guard let transaction = entries[job.id]?.transaction, job.begin() else { return }
+    /// Starts a job that was created, unless it was given up meanwhile: false then, and what has been
+    /// begun for it is the caller's to undo.
+    @discardableResult
+    package func begin(_ job: Job) -> Bool {
+        guard let transaction = entries[job.id]?.transaction, job.begin() else { return false }
         let work = Task {
             await job.remember()
             return await job.runBody()
@@ -78,6 +80,7 @@ package actor JobStore {
         job.attach(work)
         // Not in the task that a cancellation ends: what is undone then must not be cut short.
         Task { await transaction.runEnded(job, work.value) }
+        return true
     }
 
     /// Takes back a job that was created, as if it had never been.

@@ -4,7 +4,8 @@ import Volumes
 
 // A mirror in write-blocking mode: what a guest writes is in the target before the guest has its
 // answer, so the target cannot fall behind. Whatever goes wrong with it is not the guest's concern:
-// the range is due, and the job decides what its policy says.
+// the range is due, and the job decides what its policy says. Nor does a guest wait for a target that
+// does not answer: after some seconds it waits no more, until source and target are in step again.
 //
 // Where only whole units of the target may be written, those that a write touches are read from the
 // volume, with what other guests are writing there at that moment: they follow in their turn.
@@ -13,6 +14,7 @@ import Volumes
 final class MirrorFollower: WriteFollower {
     private let copy: MirrorCopy
     private let failure = Mutex<BlockError?>(nil)
+    private let isPatient = Atomic(true)
     /// What guests waited for.
     let followedBytes = Counter()
 
@@ -29,11 +31,15 @@ final class MirrorFollower: WriteFollower {
         }
     }
 
+    /// Has guests wait again.
+    func waitAgain() { isPatient.store(true, ordering: .relaxed) }
+
     func follow(_ range: ByteRange, _ change: WriteChange) async {
         let unit = copy.target.unitBytes
         let outer = range.alignedOutward(to: unit)
         let whole = ByteRange(offset: outer.offset, end: min(outer.end, copy.volume.lengthBytes))
-        await copy.working.follow(whole) {
+        guard isPatient.load(ordering: .relaxed) else { return copy.working.mark(whole) }
+        let isInTime = await copy.working.follow(whole) { [self] in
             do throws(BlockError) {
                 switch change {
                 case .written(let content) where whole == range:
@@ -55,5 +61,6 @@ final class MirrorFollower: WriteFollower {
                 return false
             }
         }
+        if !isInTime { isPatient.store(false, ordering: .relaxed) }
     }
 }

@@ -20,7 +20,11 @@ extension MirrorJob {
         guard !isEnded else { return }
         let pivots = state.withLock { $0.pivots } ?? false
         var action = try ending(job, pivots: pivots)
-        action.drain = { [self] () async throws(BlockError) in try await openBacking(pivots) }
+        action.drain = { [self] () async throws(BlockError) in
+            try await openBacking(pivots)
+            // With guests held little is left to be flushed.
+            try await settle()
+        }
         try await QuietTransaction.perform([action])
     }
 
@@ -31,7 +35,9 @@ extension MirrorJob {
             parts.working, settling: bitmap(to: [.onSuccess, .always])
         ) { [self] (end) async throws(BlockError) in
             try await catchUp(until: end)
-            try await settle()
+            try await Detachment.run(on: target.name, within: end - .now) {
+                [self] () async throws(BlockError) in try await settle()
+            }
             guard job.passBeyondCancel() else {
                 throw BlockError(.cancelled, "go on", on: "job \(job.id)")
             }
@@ -91,6 +97,7 @@ extension MirrorJob {
             return
         }
         if let error = await undo() { job.noteFailure(error) }
+        target.abandonRequests()
     }
 
     /// Ends the recording of writes for a job that never began.
@@ -119,11 +126,12 @@ extension MirrorJob {
 
     package func clean(_ job: Job) async {
         let (isPivoted, retired) = state.withLock { ($0.isPivoted, $0.retired) }
-        let target = target
+        let (target, working) = (target, state.withLock { $0.parts?.working })
         // What hangs goes on without the job.
         try? await Detachment.run(on: volume.name, within: Self.closingLimit) {
             () async throws(BlockError) in
             for images in retired { await images.close() }
+            await working?.drainFollowers()
             try await target.end(isPivoted: isPivoted)
         }
     }

@@ -44,7 +44,10 @@ extension MirrorJob {
                     try await idle()
                 } else {
                     passCount += 1
-                    if passCount == 3 { try await setCopyMode(.writeBlocking) }
+                    if passCount == 3 {
+                        try await setCopyMode(.writeBlocking)
+                        parts.follower.waitAgain()
+                    }
                 }
                 continue
             }
@@ -53,6 +56,7 @@ extension MirrorJob {
                 passCount = 0
                 try await setCopyMode(state.withLock { $0.copyMode })
             }
+            if working.isInStep { parts.follower.waitAgain() }
             try await converge()
             try await job.pausePoint()
             report(to: job)
@@ -118,11 +122,16 @@ extension MirrorJob {
     func pass(_ job: Job) async throws(BlockError) {
         let (copy, count) = (copy, copy.workerCount)
         let result = try await job.withTasks(count) { () async throws(BlockError) in
-            await copy.pass(workerCount: count, ended: { job.endTask() }) {
-                [self] (bytes) async throws(BlockError) in
-                report(to: job)
-                await settleIfDue()
-                if bytes > 0 { try await job.admit(bytes) } else { try await job.pausePoint() }
+            await withTaskCancellationHandler {
+                await copy.pass(workerCount: count, ended: { job.endTask() }) {
+                    [self] (bytes) async throws(BlockError) in
+                    report(to: job)
+                    await settleIfDue()
+                    if bytes > 0 { try await job.admit(bytes) } else { try await job.pausePoint() }
+                }
+            } onCancel: {
+                // Who gives the mirror up does not wait for a target that does not answer.
+                copy.target.abandonRequests()
             }
         }
         report(to: job)

@@ -121,7 +121,10 @@ package final class MirrorJob: JobBody {
     ) throws(BlockError) {
         self.volume = volume
         self.target = target
-        options = resumption.options
+        var options = resumption.options
+        // It was zero when the mirror began: by now it has what was copied.
+        options.isTargetZero = false
+        self.options = options
         jobID = working.jobID
         basePath = resumption.basePath
         isResumed = true

@@ -80,7 +80,7 @@ package final class StreamJob: JobBody {
 
     /// The top is open for writing already.
     private func beginWriting() async throws(BlockError) {
-        guard let upper = segment.upper, segment.device(upper)?.isReadOnly == true,
+        guard let upper = segment.upper, upper != segment.volume.imagePaths.first,
             !segment.going.isEmpty
         else { return }
         try await segment.volume.beginWriting(upper)

@@ -26,6 +26,12 @@ final class Guest {
         return try Self.requests(logPath)
     }
 
+    /// Ends it at once, with requests in flight, and returns its log.
+    func kill() throws -> GuestLog {
+        client.end()
+        return try Self.requests(logPath)
+    }
+
     private static func requests(_ logPath: String) throws -> GuestLog {
         GuestLog(try String(contentsOfFile: logPath, encoding: .utf8))
     }
@@ -72,10 +78,17 @@ struct GuestLog {
     ///
     /// Every request acknowledged before the instant must be in, none issued after it may be. The
     /// instant is known to the millisecond that it fell into.
-    func fault(of image: [UInt8], before: [UInt8], freezeMilliseconds: Int64) -> String? {
+    ///
+    /// Of a request that was under way when the guest `wasKilled` a part may be in: the rest of it
+    /// has not come.
+    func fault(
+        of image: [UInt8], before: [UInt8], freezeMilliseconds: Int64, wasKilled: Bool = false
+    ) -> String? {
         let begin = freezeMilliseconds * 1_000_000
         let end = begin + 1_000_000
-        return fault(of: image, before: before, isTorn: { _ in false }) { request in
+        return fault(
+            of: image, before: before, isTorn: { wasKilled && $0.acknowledged == nil }
+        ) { request in
             if let acknowledged = request.acknowledged, acknowledged < begin { return .inside }
             return request.issued > end ? .outside : .unknown
         }

@@ -37,22 +37,29 @@ final class MirrorRun {
 
     func path(of target: MirrorTests.Target) -> String { directory.path("target.\(target)") }
 
-    /// Another server with an image of the same length.
-    func serveTarget() throws -> ServerProcess {
+    /// Another server with an image of the same length, or with the one that there is.
+    func serveTarget(isNew: Bool = true) throws -> ServerProcess {
         let path = path(of: .nbd)
-        _ = FileManager.default.createFile(atPath: path, contents: nil)
-        truncate(path, off_t(MirrorTests.lengthBytes))
+        if isNew {
+            _ = FileManager.default.createFile(atPath: path, contents: nil)
+            truncate(path, off_t(MirrorTests.lengthBytes))
+        }
         let socket = directory.path("target.sock")
         return try ServerProcess(
             ["qemu-nbd", "-f", "raw", "-t", "-e", "8", "-x", "target", "-k", socket, path],
             socket: socket)
     }
 
+    /// A full mirror, until it is ready.
     func mirror(_ target: MirrorTests.Target, _ options: [String]) throws {
+        try startMirror(target, ["--sync", "full", "--wait"] + options)
+    }
+
+    func startMirror(_ target: MirrorTests.Target, _ options: [String]) throws {
         let place =
             target == .nbd
             ? "nbd+unix:///target?socket=\(directory.path("target.sock"))" : path(of: target)
-        let result = try agent.run(["mirror", "disk", place, "--sync", "full", "--wait"] + options)
+        let result = try agent.run(["mirror", "disk", place] + options)
         try #require(result.status == 0, "\(result.errors)")
     }
 

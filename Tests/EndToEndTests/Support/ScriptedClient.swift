@@ -18,6 +18,8 @@ final class ScriptedClient {
                     .appendingPathComponent(script).path
             ] + arguments
         process.standardInput = input
+        // Servers that tests start meanwhile would hold it open.
+        _ = fcntl(input.fileHandleForWriting.fileDescriptor, F_SETFD, FD_CLOEXEC)
         process.standardError = FileHandle.nullDevice
         try process.run()
         let deadline = Date(timeIntervalSinceNow: 20)
@@ -31,6 +33,12 @@ final class ScriptedClient {
 
     deinit {
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+    }
+
+    /// Ends it at once, whatever is in flight.
+    func end() {
+        kill(process.processIdentifier, SIGKILL)
+        process.waitUntilExit()
     }
 
     /// Lets it finish what is in flight.

@@ -56,6 +56,51 @@ import Testing
         #expect(endings.completed == 1 && endings.cancelled == 0)
     }
 
+    /// Guests wait once, for some seconds; then the mirror is one in the background until it is in
+    /// step again. The copy that nobody waited for lands on nothing newer.
+    @Test func guestsDoNotWaitForATargetThatDoesNotAnswer() async throws {
+        let lab = try await MirrorLab("does not answer")
+        let job = try await lab.start(MirrorOptions(sync: .full, copyMode: .writeBlocking))
+        try await lab.wait(job, for: .ready)
+        lab.target.pause(.write)
+        let start = ContinuousClock.now
+        try await lab.volume.put([1, 1], at: 100)
+        let first = ContinuousClock.now - start
+        #expect(first > .seconds(1) && first < .seconds(4))
+        try await lab.volume.put([2, 2], at: 100)
+        try await lab.volume.put([3, 3], at: 1_000_000)
+        #expect(ContinuousClock.now - start - first < .seconds(1))
+        lab.target.release(.write)
+        while lab.volume.workingBitmaps.contains(where: { !$0.isInStep }) {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        #expect(try await lab.target.bytes(at: 100, 2) == [2, 2])
+        #expect(try await lab.target.bytes(at: 1_000_000, 2) == [3, 3])
+        // They wait again: what is written is there at once.
+        try await Task.sleep(for: .milliseconds(100))
+        try await lab.volume.put([4, 4], at: 100)
+        #expect(try await lab.target.bytes(at: 100, 2) == [4, 4])
+        try await lab.jobs.cancel(job.id, force: false)
+        await job.wait()
+        #expect(job.error == nil)
+        let source = try await lab.content(of: lab.volume)
+        #expect(try await lab.content(of: lab.target) == source)
+    }
+
+    @Test func aMirrorThatIsGivenUpIsNotHeldUpByWhatNobodyWaitsFor() async throws {
+        let lab = try await MirrorLab("given up")
+        let job = try await lab.start(MirrorOptions(sync: .full, copyMode: .writeBlocking))
+        try await lab.wait(job, for: .ready)
+        lab.target.pause(.write)
+        try await lab.volume.put([1, 1], at: 100)
+        try await lab.jobs.cancel(job.id)
+        // It ends without the target, which is closed when it answers.
+        await job.wait()
+        #expect(lab.volume.workingBitmaps.isEmpty)
+        lab.target.release(.write)
+        try await lab.volume.put([2, 2], at: 100)
+    }
+
     @Test func aTargetThatCannotBeFlushedBecomesNoImage() async throws {
         let lab = try await MirrorLab("flush")
         let job = try await lab.start(MirrorOptions(sync: .full))
