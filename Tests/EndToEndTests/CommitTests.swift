@@ -44,6 +44,35 @@ import Testing
         #expect(try run.content(of: run.paths[2]) == overlay)
     }
 
+    /// The image above was the top when the agent started, and is one no more.
+    @Test(arguments: ["block-commit", "block-stream"])
+    func anImageThatWasTheTopIsWrittenLikeAnyOtherBelowIt(command: String) throws {
+        let run = try ChainRun.ofThree()
+        try run.agent.tell("bitmap", "add", "disk", "b")
+        for number in 1...2 {
+            try write(run, "write -P \(number) \(number)M 100000")
+            try run.agent.tell("volume", "snapshot", "disk", run.directory.path("s\(number)"))
+        }
+        try write(run, "write -P 7 3M 100000")
+        let expected = try run.contents()
+        // The first snapshot's image stands over what was the top.
+        let (above, below) = (run.directory.path("s1"), run.top)
+        if command == "block-commit" {
+            try run.start(command, ["top": below, "base": run.paths[1], "job-id": "disk"])
+        } else {
+            try run.start(command, ["device": above, "base": run.paths[1], "job-id": "disk"])
+        }
+        #expect(try run.wait() == nil)
+        #expect(try run.chain() == [run.directory.path("s2"), above, run.paths[1], run.paths[0]])
+        #expect(try run.contents() == expected)
+        // Nobody else has written them, so the bitmaps are trusted.
+        try run.restart()
+        #expect(try run.contents() == expected)
+        #expect(try !run.agent.tell("bitmap", "show", "disk", "b").contains("inconsistent"))
+        try run.stopAndCheck()
+        try Tool.check(["qemu-img", "check", "-q", above])
+    }
+
     @Test(arguments: [true, false])
     func aCommitOfTheTopIsReadyAndThenPivots(isNamed: Bool) throws {
         let run = try ChainRun.ofThree(baseFormat: "qcow2")

@@ -130,6 +130,57 @@ import Testing
         #expect(try isEqual(path, directory.path("reference")))
     }
 
+    /// The top is the one at the instant, whatever is over it by the time that it is copied.
+    @Test func aBackupOfTheTopBesideASnapshotCopiesThatTop() throws {
+        let copy = directory.path("top.qcow2")
+        _ = try agent.copy("disk", to: directory.path("reference"))
+        try Tool.check(["qemu-img", "create", "-q", "-f", "qcow2", copy, "4M"])
+        try qmp(
+            "transaction",
+            #"{"actions": [{"type": "drive-backup", "data": {"job-id": "j", "device": "disk", "#
+                + #""target": "\#(copy)", "sync": "top", "format": "qcow2", "mode": "existing"}}, "#
+                + #"{"type": "blockdev-snapshot-sync", "data": {"device": "disk", "#
+                + #""snapshot-file": "\#(directory.path("over.qcow2"))"}}]}"#)
+        try qemuIO("write -P 9 0 64k")
+        try waitForEnd("j")
+        #expect(try isEqual(copy, directory.path("reference")))
+    }
+
+    /// A bitmap loses nothing until all members of its transaction have come to their end.
+    @Test func aGroupedBackupWhoseOtherMemberFailsKeepsItsBitmap() throws {
+        try agent.tell("volume", "create", "other", "--size", "4M")
+        for volume in ["disk", "other"] {
+            try agent.tell("bitmap", "add", volume, "b", "--granularity", "64K")
+        }
+        try qemuIO("write -P 2 0 256k")
+        try qemuIO("write -P 2 0 256k", export: "other")
+        _ = try target("t")
+        let image = directory.path("bad.qcow2")
+        try Tool.check(["qemu-img", "create", "-q", "-f", "qcow2", image, "4M"])
+        // It takes everything, and cannot be flushed.
+        try qmp(
+            "blockdev-add",
+            #"{"driver": "blkdebug", "node-name": "bad", "inject-error": "#
+                + #"[{"event": "none", "iotype": "flush"}], "image": {"driver": "qcow2", "#
+                + #""file": {"driver": "file", "filename": "\#(image)"}}}"#)
+        func member(_ volume: String, _ target: String) -> String {
+            #"{"type": "blockdev-backup", "data": {"job-id": "\#(target)", "device": "\#(volume)", "#
+                + #""target": "\#(target)", "sync": "incremental", "bitmap": "b"}}"#
+        }
+        for members in [
+            [member("disk", "t"), member("other", "bad")],
+            [member("other", "bad"), member("disk", "t")],
+        ] {
+            try qmp(
+                "transaction",
+                #"{"properties": {"completion-mode": "grouped"}, "actions": "#
+                    + "[\(members.joined(separator: ", "))]}")
+            try waitForEnd("t")
+            try waitForEnd("bad")
+            #expect(try count("b") == 256 << 10)
+        }
+    }
+
     enum Failure: String, CaseIterable { case none, intermediate, pending }
 
     /// The predicted count of the bitmap, whatever the backup came to.
