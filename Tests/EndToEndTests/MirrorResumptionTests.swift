@@ -59,6 +59,8 @@ import Testing
             #"{"device": "disk", "target": "\#(target)", "sync": "full", "format": "qcow2", "#
                 + #""mode": "existing", "target-is-zero": true, "auto-dismiss": false}"#)
         try run.waitUntilReady()
+        // Every five seconds it makes sure of what it has copied, which is not copied again then.
+        sleep(6)
         try run.restart(SIGTERM)
         try run.waitUntilReady()
         try Tool.check([
