@@ -89,7 +89,7 @@ import Testing
         let migrations = "SELECT identifier FROM grdb_migrations"
         #expect(
             try runSQL(migrations, on: directory.catalogPath)
-                == ["1", "2", "3", "4", "5", "6", "7"])
+                == ["1", "2", "3", "4", "5", "6", "7", "8"])
         _ = try runSQL("INSERT INTO grdb_migrations VALUES ('999')", on: directory.catalogPath)
         let error = catalogError { _ = try Catalog(directory: directory.path) }
         #expect(error?.kind == .other)
