@@ -20,6 +20,8 @@ struct StreamRequest: Codable, Sendable {
 
 /// Images of a volume that are to be merged into one below them.
 struct CommitRequest: Sendable {
+    /// The volume's images when it was asked for; positions are those in this list.
+    var images: [String]
     /// The uppermost of them; the volume's top is 0.
     var top: Int
     /// The one that is written.
@@ -68,6 +70,7 @@ struct ChainJobs: Sendable {
         from source: StreamSource,
         didDrop: @escaping @Sendable () async -> Void = {}
     ) async throws(BlockError) -> Job {
+        let paths = volume.imagePaths
         let upper = try position(of: request.image, in: volume)
         let lower = try request.base.map { (base) throws(BlockError) in
             try position(of: base, in: volume)
@@ -76,12 +79,17 @@ struct ChainJobs: Sendable {
             try volume.checkBackingName(name, of: request.image, for: base)
         }
         if upper > 0 { try await volumes.checkMayWrite(request.image, of: volume.name) }
-        let paths = volume.imagePaths
-        let claimed = Array(paths[upper..<(lower ?? paths.count)])
+        let end = lower ?? paths.count
+        guard upper < end, end <= paths.count, paths[upper] == request.image,
+            request.base == nil || paths[upper...].dropFirst(end - upper).first == request.base
+        else { throw Self.haveChanged(volume) }
+        let claimed = Array(paths[upper..<end])
         let claim = UUID().uuidString
         try await volume.claimImages(claimed, for: claim, type: "stream")
         do throws(BlockError) {
-            let start = try Self.start(of: claimed, in: volume)
+            // The image that stays below is nobody's, and may have gone.
+            let start = try Self.start(
+                of: claimed + (request.base.map { [$0] } ?? []), in: volume)
             let segment = ChainSegment(
                 of: volume, below: start, above: lower == nil ? nil : start + claimed.count)
             let body = StreamJob(
@@ -98,7 +106,7 @@ struct ChainJobs: Sendable {
     func commit(
         _ options: JobOptions, _ request: CommitRequest, of volume: Volume
     ) async throws(BlockError) -> Job {
-        let paths = volume.imagePaths
+        let paths = request.images
         let base = paths[request.base]
         if let name = request.backingFile, request.top > 0 {
             try volume.checkBackingName(name, of: paths[request.top - 1], for: base)
@@ -162,7 +170,7 @@ struct ChainJobs: Sendable {
         return start
     }
 
-    private static func haveChanged(_ volume: Volume) -> BlockError {
+    static func haveChanged(_ volume: Volume) -> BlockError {
         BlockError(
             .busy, "use the images", on: volume.name,
             detail: "its images were changed meanwhile; look at them and try again")

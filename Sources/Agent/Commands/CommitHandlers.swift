@@ -15,8 +15,10 @@ extension Agent {
         guard let volume = await volumes.volumes().first(where: { $0.name == name }) else {
             throw ControlError(.deviceNotFound, "Device '\(name)' not found")
         }
+        let images = volume.imagePaths
         let top = try await topPosition(arguments, in: volume)
         let base = try await basePosition(arguments, below: top, in: volume)
+        guard volume.imagePaths == images else { throw ChainJobs.haveChanged(volume) }
         guard base != top else { throw ControlError.generic("cannot commit an image into itself") }
         guard top > 0 || arguments.backingFile == nil else {
             throw ControlError.generic("'backing-file' specified, but 'top' is the active layer")
@@ -25,7 +27,8 @@ extension Agent {
             .commit, arguments, device: volume.name, speedBytes: speedBytes,
             onError: arguments.onError)
         options.id = options.id ?? volume.name
-        let request = CommitRequest(top: top, base: base, backingFile: arguments.backingFile)
+        let request = CommitRequest(
+            images: images, top: top, base: base, backingFile: arguments.backingFile)
         return StartedJob(jobID: try await chains.commit(options, request, of: volume).id)
     }
 

@@ -13,6 +13,7 @@ extension Agent {
 
     private func stream(_ arguments: BlockStream.Arguments) async throws -> StartedJob {
         let (volume, position) = try await image(arguments.device)
+        let paths = volume.imagePaths
         let base = try await basePosition(arguments, below: position, of: volume)
         guard base != nil || arguments.backingFile == nil else {
             throw ControlError.generic(
@@ -32,7 +33,9 @@ extension Agent {
         if position == 0, base == nil, try await overlays.isOverlay(volume) {
             return StartedJob(jobID: try await overlays.stream(options, isIdle: isIdle).id)
         }
-        let paths = volume.imagePaths
+        guard volume.imagePaths == paths,
+            position == (isVolume ? 0 : volume.position(ofImage: arguments.device))
+        else { throw ChainJobs.haveChanged(volume) }
         let request = StreamRequest(
             image: paths[position], base: base.map { paths[$0] },
             backingFile: arguments.backingFile, isIdle: isIdle)
